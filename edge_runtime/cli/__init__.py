@@ -1,0 +1,1 @@
+"""The two commands of the device package: `edge-runtime` and `edgectl`."""

@@ -1,0 +1,1 @@
+"""What programs and `edgectl` use: discover boxes, push models, ask for answers."""

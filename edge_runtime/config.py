@@ -1,0 +1,294 @@
+"""The configuration: TOML file, environment and --set, in rising order of precedence, decoded strictly."""
+
+import os
+import socket
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from edge_runtime.contract import names, strict
+from edge_runtime.contract.errors import ContractError
+from edge_runtime.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/edge-runtime/config.toml")
+ENV_PREFIX = "EDGE_RUNTIME_"
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ContractError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    """Who this box is and where it keeps its state."""
+
+    name: str = field(default_factory=lambda: socket.gethostname().split(".")[0] or "edge")
+    state_dir: str = "/var/lib/edge-runtime"
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names.check_device_name(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpConfig:
+    """The HTTP listener and its bounds. `port` 0 lets the system choose."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - a box is called by others; [http] host narrows it
+    port: int = names.HTTP_PORT
+    max_body_bytes: int = 32 * 1024 * 1024
+    max_connections: int = 512
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.port <= 65535, f"port must be 0 to 65535, but is {self.port}")
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcConfig:
+    """The gRPC listener; it needs the `grpc` extra."""
+
+    enabled: bool = True
+    port: int = names.GRPC_PORT
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.port <= 65535, f"port must be 0 to 65535, but is {self.port}")
+
+
+@dataclass(frozen=True, slots=True)
+class MqttConfig:
+    """The link to the broker. `url` empty: off; "embedded": a broker in this process (the `broker` extra)."""
+
+    url: str = ""
+    topic_prefix: str = "edge"
+    qos: Literal[0, 1] = 1
+    protocol: Literal["auto", "5", "3.1.1"] = "auto"
+    client_id: str = ""
+    username: str = ""
+    password: str = ""
+    password_file: str = ""
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    keepalive_seconds: int = 30
+    reconnect_max_seconds: float = 30.0
+    outbox_max_messages: int = 100_000
+    inflight_max_messages: int = 100
+    request_max_bytes: int = 8 * 1024 * 1024
+    requests_max_concurrent: int = 16
+    embedded_host: str = "127.0.0.1"
+    embedded_port: int = 1883
+    # Tensor requests over HTTP and gRPC are machines talking at high rates, whose answers went to who asked.
+    publish_tensor_requests: bool = False
+
+    def __post_init__(self) -> None:
+        if self.url and self.url != "embedded":
+            try:
+                parts = urlsplit(self.url)
+                usable = parts.scheme in ("mqtt", "mqtts") and bool(parts.hostname) and parts.port != 0
+            except ValueError:
+                usable = False
+            _require(usable, f"url must be mqtt://HOST[:PORT], mqtts://HOST[:PORT], \"embedded\" or \"\", but is {self.url!r}")
+        _require(
+            bool(self.topic_prefix) and not set(self.topic_prefix) & set("+#\x00"),
+            f"topic_prefix must be a topic without wildcards, but is {self.topic_prefix!r}",
+        )
+        _require(bool(self.cert) == bool(self.key), "cert and key must be given together")
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryConfig:
+    """mDNS. `interfaces` are addresses or names of network interfaces; empty: all."""
+
+    mdns: bool = True
+    interfaces: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrustConfig:
+    """Whose bundles are accepted. `keys` are glob patterns of public key files."""
+
+    require_signature: bool = True
+    keys: tuple[str, ...] = ("/etc/edge-runtime/trusted/*.pub",)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How models run. `instances` 0: one interpreter for each core."""
+
+    name: Literal["auto", "litert", "tflite-runtime"] = "auto"
+    kernels: Literal["auto", "fast", "builtin"] = "auto"
+    instances: int = 0
+    threads: int = 1
+    queue_max_requests: int = 64
+    request_timeout_seconds: float = 30.0
+    max_tensor_bytes: int = 64 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.instances <= 64, f"instances must be 0 to 64, but is {self.instances}")
+        _require(1 <= self.threads <= 64, f"threads must be 1 to 64, but is {self.threads}")
+
+
+@dataclass(frozen=True, slots=True)
+class DeployConfig:
+    """Bounds of uploads, of the probe's child process, and of the trial."""
+
+    max_bundle_bytes: int = 1024 * 1024 * 1024
+    max_uploads: int = 8
+    upload_max_age_seconds: float = 24 * 3600.0
+    min_free_bytes: int = 16 * 1024 * 1024
+    probe_wall_seconds: float = 60.0
+    probe_cpu_seconds: int = 60
+    probe_memory_bytes: int = 2 * 1024 * 1024 * 1024
+    trial_seconds: float = 1.0
+    keep_versions: int = 3
+
+    def __post_init__(self) -> None:
+        _require(self.keep_versions >= 2, "keep_versions must be 2 or more: the active and the one to roll back to")
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleConfig:
+    """Bounds of start and stop."""
+
+    drain_seconds: float = 2.0
+    outbox_flush_seconds: float = 1.0
+    health_timeout_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConfig:
+    """Where a pipeline's bytes come from. `port` is a device path, a pattern (by-id) or a pyserial URL."""
+
+    port: str
+    type: Literal["serial"] = "serial"
+    baud: int = 115200
+    reopen_max_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class FramesConfig:
+    """How bytes become frames, and frames become values."""
+
+    type: Literal["line"] = "line"
+    values: Literal["csv", "json"] = "csv"
+    max_bytes: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class WindowConfig:
+    """How readings become one input: `count` readings, then `hop` readings on (0: no overlap)."""
+
+    count: int = 1
+    hop: int = 0
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.count <= 1_000_000, f"count must be 1 to 1000000, but is {self.count}")
+        _require(0 <= self.hop <= 1_000_000, f"hop must be 0 to 1000000, but is {self.hop}")
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineConfig:
+    """One sensor: source -> frames -> window -> model -> result. `silence_seconds` 0: a quiet sensor is no fault."""
+
+    name: str
+    model: str
+    source: SourceConfig
+    frames: FramesConfig = field(default_factory=FramesConfig)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    silence_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        names.check_model_name(self.model)
+        names.check_model_name(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """What is logged, to standard error (journald under systemd)."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All of it."""
+
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
+    grpc: GrpcConfig = field(default_factory=GrpcConfig)
+    mqtt: MqttConfig = field(default_factory=MqttConfig)
+    discovery: DiscoveryConfig = field(default_factory=DiscoveryConfig)
+    trust: TrustConfig = field(default_factory=TrustConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    deploy: DeployConfig = field(default_factory=DeployConfig)
+    lifecycle: LifecycleConfig = field(default_factory=LifecycleConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    pipeline: tuple[PipelineConfig, ...] = ()
+
+    def __post_init__(self) -> None:
+        seen = [pipeline.name for pipeline in self.pipeline]
+        _require(len(seen) == len(set(seen)), f"two [[pipeline]] have the same name: {', '.join(seen)}")
+
+
+def load(path: Path | None, settings: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Config:
+    """Read the configuration.
+
+    `path` None means the default file, which need not exist; a file that is named must. `settings` are
+    "section.key=value" with values in TOML (a bare word is a string).
+
+    Raises:
+        ConfigError: a file that cannot be read, an unknown key or a wrong type; the message names where it came from.
+    """
+    document = _read(path or DEFAULT_PATH, required=path is not None)
+    _decode(document, f"{path or DEFAULT_PATH}")
+    for variable in sorted(environ):
+        if variable.startswith(ENV_PREFIX) and "__" in variable:
+            keys = variable.removeprefix(ENV_PREFIX).lower().split("__")
+            _assign(document, keys, environ[variable], variable)
+            _decode(document, variable)
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {setting}: write it as KEY=VALUE, for example http.port=8700")
+        _assign(document, key.strip().split("."), value.strip(), f"--set {setting}")
+        _decode(document, f"--set {setting}")
+    return _decode(document, f"{path or DEFAULT_PATH}")
+
+
+def _decode(document: dict[str, Any], origin: str) -> Config:
+    try:
+        return strict.decode(Config, document)
+    except ContractError as error:
+        raise ConfigError(f"{origin}: {error}") from error
+
+
+def _read(path: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if required:
+            raise ConfigError(f"{path}: there is no such file") from error
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _assign(document: dict[str, Any], keys: list[str], text: str, origin: str) -> None:
+    table = document
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{origin}: {key!r} is not a table and has no key {keys[-1]!r}")
+    table[keys[-1]] = _toml_value(text)
+
+
+def _toml_value(text: str) -> Any:
+    """The TOML value that `text` is, or the text itself: nobody wants to quote a string twice in a shell."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

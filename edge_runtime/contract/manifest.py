@@ -1,0 +1,128 @@
+"""The manifest: what a bundle says of its model, in canonical bytes that can be signed."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Literal
+
+from edge_runtime.contract import names, strict
+from edge_runtime.contract.errors import ContractError
+
+FORMAT = 1
+MAX_MANIFEST_BYTES = 256 * 1024
+
+Task = Literal["classification", "detection", "regression", "raw"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One member of the bundle: its sha256 (hex) and size in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputDeclaration:
+    """How a person's input becomes the model's first input tensor.
+
+    Attributes:
+        kind: "image" takes pictures (and arrays of pixels 0..255); "tensor" takes arrays only.
+        resize: how a picture is brought to the input's height and width; "stretch" ignores its aspect ratio,
+            "crop" keeps it and cuts the middle out.
+        color: channel order that the model was trained on.
+        mean: subtracted for each channel (one value: for all), in the raw input's unit.
+        std: what the rest is divided by, likewise. real = (raw - mean) / std.
+        invert: pixels are 255 - pixel first (a model trained on white on black, fed with black on white).
+        full_range: pixels 0..255 map onto the whole range of an 8-bit input, whatever its scale says.
+    """
+
+    kind: Literal["image", "tensor"] = "tensor"
+    resize: Literal["stretch", "crop"] = "stretch"
+    color: Literal["RGB", "BGR"] = "RGB"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    invert: bool = False
+    full_range: bool = False
+
+    def __post_init__(self) -> None:
+        if not all(self.std):
+            raise ContractError("std must not be 0: the input is divided by it")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputDeclaration:
+    """How the answer is read from the outputs.
+
+    Attributes:
+        top_k: how many classes an answer names.
+        threshold: classes and boxes below this score are left out.
+        unit: the unit of a regression's value.
+    """
+
+    top_k: int = 5
+    threshold: float = 0.0
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """When a box's answers to the golden inputs count as the same.
+
+    Attributes:
+        top1_agreement: share of golden inputs whose best class must be the expected one (0..1).
+        tolerance: largest allowed difference of any real output value.
+    """
+
+    top1_agreement: float = 1.0
+    tolerance: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a bundle is and how to use it. `task` and `input` may be None: the box reads the model's own metadata."""
+
+    name: str
+    version: str
+    files: dict[str, FileEntry]
+    sequence: int = 0
+    format: int = FORMAT
+    task: Task | None = None
+    input: InputDeclaration | None = None
+    output: OutputDeclaration = field(default_factory=OutputDeclaration)
+    parity: Parity = field(default_factory=Parity)
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names.check_model_name(self.name)
+        names.check_version(self.version)
+        if self.format != FORMAT:
+            raise ContractError(f"manifest format {self.format} is not known here (this is format {FORMAT}): update the box")
+        if self.sequence < 0:
+            raise ContractError(f"sequence must not be negative, but is {self.sequence}")
+
+    def canonical(self) -> bytes:
+        """The one byte sequence of this manifest: sorted keys, no spaces, UTF-8, defaults left out."""
+        return json.dumps(strict.encode(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+    def digest(self) -> str:
+        """Hex sha256 of the canonical bytes: the bundle's identity."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+
+def parse(data: bytes) -> Manifest:
+    """Parse manifest bytes and insist that they are the canonical ones (so that one manifest has one signature).
+
+    Raises:
+        ContractError: too large, not JSON, a wrong or unknown key, or not canonical.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ContractError(f"manifest.json has {len(data)} bytes, more than {MAX_MANIFEST_BYTES}")
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ContractError(f"manifest.json is not JSON: {error}") from error
+    manifest = strict.decode(Manifest, document)
+    if manifest.canonical() != data:
+        raise ContractError("manifest.json is not in canonical form (sorted keys, no spaces, defaults left out)")
+    return manifest

@@ -1,0 +1,32 @@
+"""The affine quantization of TFLite: real = scale * (stored - zero_point).
+
+Source: TensorFlow Lite 8-bit quantization specification.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.contract.tensors import NUMPY_NAMES, TensorSpec
+
+
+def quantize(real: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    """Real values of any shape to the dtype that `spec` stores: rounded half to even, clipped to the dtype's range.
+
+    A tensor that is not quantized is only cast; a cast to an integer dtype rounds and clips too.
+    """
+    dtype = np.dtype(NUMPY_NAMES[spec.datatype])
+    if spec.quantized:
+        real = real / spec.scale + spec.zero_point
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return np.clip(np.rint(real), limits.min, limits.max).astype(dtype)
+    return np.asarray(real, dtype=dtype)
+
+
+def dequantize(stored: NDArray[Any], spec: TensorSpec) -> NDArray[np.float32]:
+    """Stored values of any shape to real float32 values of the same shape."""
+    if not spec.quantized:
+        return np.asarray(stored, dtype=np.float32)
+    return (np.asarray(stored, dtype=np.float32) - np.float32(spec.zero_point)) * np.float32(spec.scale)

@@ -1,0 +1,1 @@
+"""What the operating system offers: the state database, identity, systemd, durable files."""
