@@ -1,10 +1,23 @@
 """The one data plane: every link and every sensor asks for answers here."""
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
+
+from edge_runtime.config import EngineConfig
+from edge_runtime.contract.tensors import NUMPY_NAMES, TensorSpec
+from edge_runtime.errors import CallerError, Code, EdgeError
+from edge_runtime.events import EventBus, Result
+from edge_runtime.inference import postprocess, preprocess
+from edge_runtime.inference.registry import Registry, ServedVersion
+
+# Tensor requests are told from predictions by this source, so that a link can leave their results out.
+TENSOR_SOURCE = "infer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +44,7 @@ class Inference:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a person asked for: plain data (labels, boxes, a value), never raw tensors unless asked."""
+    """What a person asked for: plain data (labels, boxes, a value)."""
 
     model: str
     version: str
@@ -40,7 +53,16 @@ class Answer:
 
 
 class InferenceService:
-    """Interface in progress: see infer() and predict()."""
+    """Leases a version, checks tensors against its specs, runs it within a deadline, counts, and tells the bus."""
+
+    def __init__(self, registry: Registry, bus: EventBus, config: EngineConfig) -> None:
+        self._registry = registry
+        self._bus = bus
+        self._config = config
+        self._stopping = False
+        self.in_flight = 0
+        # Set by whoever reports tensor requests, too: reading an answer out of them costs time.
+        self.report_tensor_requests = False
 
     async def infer(
         self,
@@ -49,10 +71,23 @@ class InferenceService:
         *,
         version: str | None = None,
         deadline: float | None = None,
-        source: str = "http",
+        source: str = TENSOR_SOURCE,
     ) -> Inference:
-        """Run `model` on input tensors by name; deadline in time.monotonic() seconds. Raises EdgeError."""
-        raise EdgeErrorLater
+        """Run `model` on input tensors by name, in stored dtypes and full shapes.
+
+        `deadline` is in time.monotonic() seconds; None means the configured time from now.
+
+        Raises:
+            CallerError: no such model, tensors that do not fit its specs, overloaded, late.
+            ContentError: the model failed.
+            DeviceError: the box is stopping.
+        """
+        started = time.perf_counter()
+        with self._registry.lease(model, version) as served:
+            outputs = await self._run(served, tensors, deadline, started)
+            if self.report_tensor_requests:
+                self._report(served, outputs, started, source)
+            return Inference(served.name, served.version, outputs)
 
     async def predict(
         self,
@@ -63,8 +98,72 @@ class InferenceService:
         deadline: float | None = None,
         source: str = "http",
     ) -> Answer:
-        """Pre-process, infer, post-process; publishes an events.Result on the bus. Raises EdgeError."""
-        raise EdgeErrorLater
+        """Pre-process a sample, run the model, read the answer, and tell the bus. Raises as `infer` does."""
+        started = time.perf_counter()
+        with self._registry.lease(model, version) as served:
+            tensors = {served.description.inputs[0].name: self._prepare(served, sample)}
+            outputs = await self._run(served, tensors, deadline, started)
+            return self._report(served, outputs, started, source)
+
+    def refuse_new_work(self) -> None:
+        """From now on every request is told that the box is stopping."""
+        self._stopping = True
+
+    def _prepare(self, served: ServedVersion, sample: Sample) -> NDArray[Any]:
+        inputs = served.description.inputs
+        try:
+            if len(inputs) > 1:
+                names = ", ".join(spec.name for spec in inputs)
+                raise CallerError(f"model {served.name!r} has {len(inputs)} inputs ({names}): send tensors to /v2")
+            return preprocess.to_tensor(sample.data, sample.content_type, inputs[0], served.description.input)
+        except EdgeError as error:
+            served.stats.failed(error.code)
+            raise
+
+    async def _run(
+        self, served: ServedVersion, tensors: Mapping[str, NDArray[Any]], deadline: float | None, started: float
+    ) -> dict[str, NDArray[Any]]:
+        self.in_flight += 1
+        try:
+            if self._stopping:
+                raise EdgeError("this box is stopping; ask another one, or try again later", Code.UNAVAILABLE)
+            self._check(served.description.inputs, tensors)
+            due = time.monotonic() + self._config.request_timeout_seconds if deadline is None else deadline
+            outputs = await served.pool.run(tensors, due)
+        except EdgeError as error:
+            served.stats.failed(error.code)
+            raise
+        finally:
+            self.in_flight -= 1
+        served.stats.answered(time.perf_counter() - started)
+        return outputs
+
+    def _check(self, specs: tuple[TensorSpec, ...], tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Every input once, in the dtype and shape that the model stores: the engine must see nothing else."""
+        expected = [spec.name for spec in specs]
+        if set(tensors) != set(expected):
+            raise CallerError(f"inputs must be {expected}, but are {sorted(tensors)}")
+        for spec in specs:
+            value = tensors[spec.name]
+            if value.dtype != np.dtype(NUMPY_NAMES[spec.datatype]):
+                raise CallerError(f"input {spec.name!r} must be {spec.datatype}, but is {value.dtype}")
+            if not _fits(value.shape, spec.shape):
+                raise CallerError(f"input {spec.name!r} must have the shape {list(spec.shape)}, but has {list(value.shape)}")
+            if value.nbytes > self._config.max_tensor_bytes:
+                raise CallerError(
+                    f"input {spec.name!r} has {value.nbytes} bytes, more than {self._config.max_tensor_bytes}", Code.TOO_LARGE
+                )
+
+    def _report(
+        self, served: ServedVersion, outputs: Mapping[str, NDArray[Any]], started: float, source: str
+    ) -> Answer:
+        result = postprocess.read_answer(outputs, served.description, served.manifest.output)
+        latency_ms = round((time.perf_counter() - started) * 1000, 3)
+        self._bus.publish(Result(served.name, served.version, time.time(), source, result, latency_ms))
+        return Answer(served.name, served.version, result, latency_ms)
 
 
-EdgeErrorLater = RuntimeError("written next")
+def _fits(shape: tuple[int, ...], spec: tuple[int, ...]) -> bool:
+    return len(shape) == len(spec) and all(n == s or (s < 0 < n) for n, s in zip(shape, spec, strict=True)) and bool(
+        math.prod(shape) or not shape
+    )

@@ -1,0 +1,146 @@
+"""Reads TFLite Metadata: the labels and the normalization that a bare model carries.
+
+Source: the TensorFlow Lite Metadata schema (`metadata_schema.fbs`, file identifier "M001") and the model
+schema's `metadata` and `buffers` fields; associated files are a ZIP archive behind the model. Field numbers
+below are those of the schemas. It parses content of unknown origin, so it runs in the probe's child only.
+"""
+
+import struct
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flatbuffers.number_types as number
+from flatbuffers.table import Table
+
+from edge_runtime.contract.manifest import InputDeclaration
+
+_NAME = b"TFLITE_METADATA"
+_MODEL_BUFFERS, _MODEL_METADATA = 4, 6  # tflite.Model
+_METADATA_NAME, _METADATA_BUFFER = 0, 1  # tflite.Metadata
+_BUFFER_DATA = 0  # tflite.Buffer
+_SUBGRAPHS = 3  # ModelMetadata.subgraph_metadata
+_INPUTS, _OUTPUTS = 2, 3  # SubGraphMetadata
+_CONTENT, _UNITS, _FILES = 3, 4, 6  # TensorMetadata.content, .process_units, .associated_files
+_CONTENT_TYPE, _CONTENT_VALUE = 0, 1  # Content.content_properties (a union)
+_IMAGE_PROPERTIES = 2  # ContentProperties.ImageProperties
+_FILE_NAME, _FILE_TYPE = 0, 2  # AssociatedFile
+_AXIS_LABELS, _VALUE_LABELS = 2, 3  # AssociatedFileType.TENSOR_AXIS_LABELS, TENSOR_VALUE_LABELS
+_UNIT_TYPE, _UNIT_VALUE = 0, 1  # ProcessUnit.options (a union)
+_NORMALIZATION = 1  # ProcessUnitOptions.NormalizationOptions
+_MEAN, _STD = 0, 1  # NormalizationOptions
+_MAX_LABELS_BYTES = 4 * 1024 * 1024
+_PARSE_ERRORS = (struct.error, IndexError, ValueError, TypeError, KeyError, UnicodeDecodeError, zipfile.BadZipFile, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class TFLiteMetadata:
+    """What the metadata says of the first input and the outputs; None and empty where it says nothing."""
+
+    input: InputDeclaration | None = None
+    labels: tuple[str, ...] = ()
+
+
+def read(path: Path) -> TFLiteMetadata:
+    """Metadata of a `.tflite` file; a file without any, or with broken ones, gives an empty answer."""
+    try:
+        data = path.read_bytes()
+        root = _metadata_root(data)
+        if root is None:
+            return TFLiteMetadata()
+        subgraph = _tables(root, _SUBGRAPHS)[0]
+        inputs, outputs = _tables(subgraph, _INPUTS), _tables(subgraph, _OUTPUTS)
+        return TFLiteMetadata(_input(inputs[0]) if inputs else None, _labels(path, outputs))
+    except _PARSE_ERRORS:
+        return TFLiteMetadata()
+
+
+def _metadata_root(data: bytes) -> Table | None:
+    model = _root(data)
+    buffers = _tables(model, _MODEL_BUFFERS)
+    for entry in _tables(model, _MODEL_METADATA):
+        if _string(entry, _METADATA_NAME) == _NAME:
+            buffer = buffers[_scalar(entry, _METADATA_BUFFER, number.Uint32Flags)]
+            return _root(_bytes(buffer, _BUFFER_DATA))
+    return None
+
+
+def _input(tensor: Table) -> InputDeclaration:
+    content = _table(tensor, _CONTENT)
+    is_image = content is not None and _scalar(content, _CONTENT_TYPE, number.Uint8Flags) == _IMAGE_PROPERTIES
+    for unit in _tables(tensor, _UNITS):
+        options = _table(unit, _UNIT_VALUE)
+        if options is not None and _scalar(unit, _UNIT_TYPE, number.Uint8Flags) == _NORMALIZATION:
+            mean, std = _floats(options, _MEAN), _floats(options, _STD)
+            return InputDeclaration("image" if is_image else "tensor", mean=mean or (0.0,), std=std or (1.0,))
+    return InputDeclaration("image" if is_image else "tensor")
+
+
+def _labels(path: Path, outputs: list[Table]) -> tuple[str, ...]:
+    """The first label file of any output that has one (its name may carry a locale: the first one wins)."""
+    for output in outputs:
+        for file in _tables(output, _FILES):
+            if _scalar(file, _FILE_TYPE, number.Int8Flags) in (_AXIS_LABELS, _VALUE_LABELS):
+                return _archived_lines(path, _string(file, _FILE_NAME).decode())
+    return ()
+
+
+def _archived_lines(path: Path, name: str) -> tuple[str, ...]:
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(name)
+        if info.file_size > _MAX_LABELS_BYTES:
+            return ()
+        with archive.open(info) as file:
+            return tuple(file.read(_MAX_LABELS_BYTES).decode().rstrip("\n").splitlines())
+
+
+def _root(data: bytes) -> Table:
+    (offset,) = struct.unpack_from("<I", data, 0)
+    return Table(data, offset)
+
+
+def _field(table: Table, index: int) -> int:
+    """Absolute position of a field, or 0 if it is absent (FlatBuffers: the vtable starts with two uint16)."""
+    offset = table.Offset(4 + 2 * index)
+    return int(table.Pos + offset) if offset else 0
+
+
+def _scalar(table: Table, index: int, kind: Any) -> int:
+    position = _field(table, index)
+    return int(table.Get(kind, position)) if position else 0
+
+
+def _table(table: Table, index: int) -> Table | None:
+    position = _field(table, index)
+    return Table(table.Bytes, table.Indirect(position)) if position else None
+
+
+def _tables(table: Table, index: int) -> list[Table]:
+    start, length = _vector(table, index)
+    # Each element takes four bytes: a length that the file cannot hold is a lie.
+    if length * 4 > len(table.Bytes):
+        raise ValueError("a vector is longer than the file")
+    return [Table(table.Bytes, table.Indirect(start + 4 * i)) for i in range(length)]
+
+
+def _vector(table: Table, index: int) -> tuple[int, int]:
+    position = _field(table, index)
+    if not position:
+        return 0, 0
+    offset = position - table.Pos
+    return int(table.Vector(offset)), int(table.VectorLen(offset))
+
+
+def _bytes(table: Table, index: int) -> bytes:
+    start, length = _vector(table, index)
+    return bytes(table.Bytes[start : start + length])
+
+
+def _string(table: Table, index: int) -> bytes:
+    return _bytes(table, index)
+
+
+def _floats(table: Table, index: int) -> tuple[float, ...]:
+    start, length = _vector(table, index)
+    return tuple(struct.unpack_from(f"<{min(length, 16)}f", table.Bytes, start))

@@ -1,0 +1,115 @@
+"""A session over the TFLite Interpreter API, which LiteRT and tflite-runtime share."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.contract.tensors import DATATYPES, NUMPY_NAMES, Datatype, TensorSpec
+from edge_runtime.errors import ContentError
+from edge_runtime.inference.engine import Kernels
+
+MakeInterpreter = Callable[[Path], Any]
+_ENGINE_ERRORS = (RuntimeError, ValueError, TypeError, MemoryError, OverflowError, UnicodeDecodeError)
+
+
+@dataclass(frozen=True)
+class InterpreterEngine:
+    """An engine made of an Interpreter class. Implements `engine.Engine`.
+
+    `resolvers` gives, for each kind of kernels, the op resolver that brings them.
+    """
+
+    name: str
+    version: str
+    interpreter: Callable[..., Any]
+    resolvers: Mapping[Kernels, Any]
+
+    def open(self, model: Path, kernels: Kernels, threads: int) -> "InterpreterSession":
+        """See `engine.Engine.open`."""
+
+        def make(path: Path) -> Any:
+            resolver = self.resolvers[kernels]
+            return self.interpreter(model_path=str(path), num_threads=threads, experimental_op_resolver_type=resolver)
+
+        return InterpreterSession(model, make)
+
+
+class InterpreterSession:
+    """One interpreter with its tensors allocated. Implements `engine.Session`."""
+
+    def __init__(self, model: Path, make: MakeInterpreter) -> None:
+        try:
+            self._interpreter = make(model)
+            self._interpreter.allocate_tensors()
+            inputs = self._interpreter.get_input_details()
+            outputs = self._interpreter.get_output_details()
+            signature = _signature_names(self._interpreter)
+        except _ENGINE_ERRORS as error:
+            raise ContentError(f"the engine refuses the model: {_first_line(error)}") from error
+        if not inputs or not outputs:
+            raise ContentError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs; it needs one of each at least")
+        self.inputs = _specs(inputs, signature, "input")
+        self.outputs = _specs(outputs, signature, "output")
+        self._input_index = {spec.name: int(d["index"]) for spec, d in zip(self.inputs, inputs, strict=True)}
+        self._output_index = {spec.name: int(d["index"]) for spec, d in zip(self.outputs, outputs, strict=True)}
+        self._shapes = {spec.name: tuple(int(n) for n in d["shape"]) for spec, d in zip(self.inputs, inputs, strict=True)}
+
+    def run(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """See `engine.Session.run`. Inputs whose open dimensions changed are resized first."""
+        try:
+            self._resize(tensors)
+            for name, value in tensors.items():
+                self._interpreter.set_tensor(self._input_index[name], value)
+            self._interpreter.invoke()
+            return {name: np.asarray(self._interpreter.get_tensor(i)) for name, i in self._output_index.items()}
+        except _ENGINE_ERRORS as error:
+            raise ContentError(f"the model failed to run: {_first_line(error)}") from error
+
+    def _resize(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        changed = {name: value.shape for name, value in tensors.items() if value.shape != self._shapes[name]}
+        if not changed:
+            return
+        for name, shape in changed.items():
+            # An unfinished resize must not look finished to the next call.
+            self._shapes[name] = ()
+            self._interpreter.resize_tensor_input(self._input_index[name], shape)
+        self._interpreter.allocate_tensors()
+        self._shapes.update(changed)
+
+
+def _signature_names(interpreter: Any) -> dict[int, str]:
+    """Tensor index -> the name in the signature, where the model has exactly one; else nothing."""
+    if len(interpreter.get_signature_list()) != 1:
+        return {}
+    runner = interpreter.get_signature_runner()
+    details = list(runner.get_input_details().items()) + list(runner.get_output_details().items())
+    return {int(detail["index"]): name for name, detail in details}
+
+
+def _specs(details: Sequence[Mapping[str, Any]], signature: Mapping[int, str], kind: str) -> tuple[TensorSpec, ...]:
+    named = [signature.get(int(d["index"])) or str(d["name"]) or f"{kind}_{i}" for i, d in enumerate(details)]
+    if len(set(named)) < len(named):
+        named = [f"{kind}_{i}" for i in range(len(named))]
+    return tuple(_spec(name, detail) for name, detail in zip(named, details, strict=True))
+
+
+def _spec(name: str, detail: Mapping[str, Any]) -> TensorSpec:
+    scale, zero_point = detail["quantization"]
+    shape = detail["shape_signature"] if len(detail["shape_signature"]) == len(detail["shape"]) else detail["shape"]
+    return TensorSpec(name, _datatype(name, detail["dtype"]), tuple(int(n) for n in shape), float(scale), int(zero_point))
+
+
+def _datatype(name: str, dtype: Any) -> Datatype:
+    numpy_name = np.dtype(dtype).name if dtype not in (np.bytes_, np.str_) else NUMPY_NAMES["BYTES"]
+    if numpy_name not in DATATYPES:
+        raise ContentError(f"tensor {name!r} has the type {numpy_name}, which no protocol here can carry")
+    return DATATYPES[numpy_name]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]

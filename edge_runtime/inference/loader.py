@@ -1,0 +1,37 @@
+"""From a model file and its description to a served version."""
+
+import os
+from pathlib import Path
+
+from edge_runtime.config import EngineConfig
+from edge_runtime.contract.manifest import Manifest
+from edge_runtime.inference import engine as engines
+from edge_runtime.inference.description import Description
+from edge_runtime.inference.pool import INLINE_BELOW_MS, Pool
+from edge_runtime.inference.registry import ServedVersion
+
+# Above this, a second interpreter costs more memory than a small box can spare.
+_ONE_INSTANCE_ABOVE_BYTES = 256 * 1024 * 1024
+
+
+class Loader:
+    """Opens versions with the configured engine. Blocking: call it in a thread."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self.engine = engines.choose(config.name)
+
+    def load(self, manifest: Manifest, description: Description, model: Path) -> ServedVersion:
+        """Open as many sessions as configured. Raises ContentError where the engine refuses the model."""
+        instances = self._config.instances or os.cpu_count() or 1
+        if description.memory_bytes > _ONE_INSTANCE_ABOVE_BYTES:
+            instances = 1
+        sessions = [
+            self.engine.open(model, description.kernels, self._config.threads) for _ in range(instances)
+        ]
+        pool = Pool(
+            sessions,
+            max_waiting=self._config.queue_max_requests,
+            inline=0 < description.latency_ms < INLINE_BELOW_MS,
+        )
+        return ServedVersion(manifest, manifest.digest(), description, pool)

@@ -1,0 +1,111 @@
+"""A bounded pool of sessions: one call at a time in each, a bounded number of callers waiting."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edge_runtime.errors import CallerError, Code
+from edge_runtime.inference.engine import Session
+
+Tensors = Mapping[str, NDArray[Any]]
+
+# Handing a call to a thread and back costs about this much; a faster model is quicker on the event loop itself.
+INLINE_BELOW_MS = 0.2
+
+
+class Pool:
+    """Runs calls of one model. Use it from one event loop only; the engine releases the GIL in its threads."""
+
+    def __init__(self, sessions: Sequence[Session], *, max_waiting: int, inline: bool) -> None:
+        self._idle = list(sessions)
+        self._size = len(sessions)
+        self._waiters: deque[asyncio.Future[Session]] = deque()
+        self._max_waiting = max_waiting
+        self._inline = inline
+        self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="engine")
+
+    @property
+    def busy(self) -> int:
+        """How many sessions are running a call."""
+        return self._size - len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a session."""
+        return len(self._waiters)
+
+    @property
+    def size(self) -> int:
+        """How many sessions there are."""
+        return self._size
+
+    async def run(self, tensors: Tensors, deadline: float) -> dict[str, NDArray[Any]]:
+        """Run the model once; `deadline` in time.monotonic() seconds.
+
+        Raises:
+            CallerError: OVERLOADED at once if too many wait already, DEADLINE_EXCEEDED if no answer came in time.
+            ContentError: the model failed.
+        """
+        if self._inline and self._idle:
+            session = self._idle[-1]
+            return session.run(tensors)
+        session = await self._acquire(deadline)
+        work = asyncio.get_running_loop().run_in_executor(self._threads, session.run, tensors)
+        # The thread cannot be interrupted: the session comes back when it is done, whoever still waits for it.
+        work.add_done_callback(lambda done: self._release(session, done))
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                return await asyncio.shield(work)
+        except TimeoutError as error:
+            raise _late() from error
+
+    async def _acquire(self, deadline: float) -> Session:
+        if self._idle:
+            return self._idle.pop()
+        if len(self._waiters) >= self._max_waiting:
+            raise CallerError(
+                f"overloaded: {self._size} running and {len(self._waiters)} waiting; try again later", Code.OVERLOADED
+            )
+        waiter: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                return await waiter
+        except (TimeoutError, asyncio.CancelledError) as error:
+            self._abandon(waiter)
+            if isinstance(error, TimeoutError):
+                raise _late() from error
+            raise
+
+    def _abandon(self, waiter: asyncio.Future[Session]) -> None:
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+        elif waiter.done() and not waiter.cancelled():
+            self._give_back(waiter.result())
+
+    def _release(self, session: Session, done: "asyncio.Future[Any]") -> None:
+        if not done.cancelled():
+            done.exception()  # fetched here, so that an abandoned call's error is not reported as lost
+        self._give_back(session)
+
+    def _give_back(self, session: Session) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(session)
+                return
+        self._idle.append(session)
+
+    def close(self) -> None:
+        """Let running calls finish and free the sessions."""
+        self._threads.shutdown(wait=False)
+        self._idle.clear()
+
+
+def _late() -> CallerError:
+    return CallerError("no answer within the deadline; the request was dropped", Code.DEADLINE_EXCEEDED)

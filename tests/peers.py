@@ -1,0 +1,47 @@
+"""Where tests find the real programs and models they talk to, and what happens when one is absent."""
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+def require_peer(name: str) -> str:
+    """Path of the program `name`; without it the test is skipped, or fails where EDGE_RUNTIME_REQUIRE_PEERS=1."""
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if path is None:
+        absent(f"{name} is not installed (apt-get install {name})")
+    return path
+
+
+def require_shared(relative: str) -> Path:
+    """A real model or data file kept beside the checkout; the test is skipped where there is none."""
+    path = SHARED / relative
+    if not path.exists():
+        pytest.skip(f"shared/{relative} is not beside this checkout")
+    return path
+
+
+def require_root() -> None:
+    """Skip (or fail, where peers are required) unless this is root."""
+    if os.geteuid() != 0:
+        absent("needs root")
+
+
+def absent(reason: str) -> None:
+    """Skip for `reason`, or fail where EDGE_RUNTIME_REQUIRE_PEERS=1 says that everything must be here."""
+    if os.environ.get("EDGE_RUNTIME_REQUIRE_PEERS") == "1":
+        pytest.fail(f"required here: {reason}")
+    pytest.skip(reason)
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
