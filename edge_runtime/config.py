@@ -105,6 +105,8 @@ class DiscoveryConfig:
 
     mdns: bool = True
     interfaces: tuple[str, ...] = ()
+    rescan_seconds: float = 10.0  # how often changed addresses are noticed
+    retry_max_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,27 +169,44 @@ class SourceConfig:
     type: Literal["serial"] = "serial"
     baud: int = 115200
     reopen_max_seconds: float = 5.0
+    buffer_max_bytes: int = 64 * 1024
+
+    def __post_init__(self) -> None:
+        _require(bool(self.port), "port is empty; write a device path, a pattern or a pyserial URL")
+        _require(self.baud > 0, f"baud must be more than 0, but is {self.baud}")
+        _require(self.reopen_max_seconds > 0, f"reopen_max_seconds must be more than 0, but is {self.reopen_max_seconds}")
+        _require(self.buffer_max_bytes > 0, f"buffer_max_bytes must be more than 0, but is {self.buffer_max_bytes}")
 
 
 @dataclass(frozen=True, slots=True)
 class FramesConfig:
-    """How bytes become frames, and frames become values."""
+    """How bytes become frames, and frames become values. `skip_first`: a port is opened in the middle of a frame."""
 
     type: Literal["line"] = "line"
     values: Literal["csv", "json"] = "csv"
     max_bytes: int = 4096
+    skip_first: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.max_bytes > 0, f"max_bytes must be more than 0, but is {self.max_bytes}")
 
 
 @dataclass(frozen=True, slots=True)
 class WindowConfig:
-    """How readings become one input: `count` readings, then `hop` readings on (0: no overlap)."""
+    """How readings become one input: `count` readings, then `hop` readings on (0: no overlap).
+
+    `max_waiting` windows wait for the model; the oldest gives way. `max_bytes` bounds one window in memory.
+    """
 
     count: int = 1
     hop: int = 0
+    max_bytes: int = 64 * 1024 * 1024
+    max_waiting: int = 4
 
     def __post_init__(self) -> None:
         _require(1 <= self.count <= 1_000_000, f"count must be 1 to 1000000, but is {self.count}")
         _require(0 <= self.hop <= 1_000_000, f"hop must be 0 to 1000000, but is {self.hop}")
+        _require(1 <= self.max_waiting <= 1000, f"max_waiting must be 1 to 1000 windows, but is {self.max_waiting}")
 
 
 @dataclass(frozen=True, slots=True)
