@@ -1,1 +1,1 @@
-"""What programs and `edgectl` use: discover boxes, push models, ask for answers."""
+"""What programs and `edgectl` use to find boxes and to talk to them."""
