@@ -207,6 +207,8 @@ async def _browse(wait_seconds: float, interfaces: Sequence[str], enough: Callab
     """The boxes heard within the time, or until one is `enough`."""
     from zeroconf import Error  # noqa: PLC0415 - kept out of `edgectl --help`
 
+    if not _local():
+        raise ClientError("this machine has no network address; connect it to the boxes' network")
     try:
         zeroconf = _open(interfaces)
     except (OSError, RuntimeError, ValueError) as error:
