@@ -1,0 +1,172 @@
+"""A real mosquitto, a subscriber that remembers, and a box whose service answers without a model."""
+
+import asyncio
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from peers import free_port, require_peer
+
+from edge_runtime.config import MqttConfig
+from edge_runtime.errors import CallerError
+from edge_runtime.events import EventBus, Result
+from edge_runtime.inference.service import Answer, Sample
+from edge_runtime.transports.mqtt import MqttLink
+
+DEVICE = "kitchen"
+DEVICE_ID = "0123456789abcdef"
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:
+    """Poll until `condition` holds; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
+        time.sleep(0.005)
+    return found
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:
+    """`wait_for` that lets the event loop run."""
+    return await asyncio.to_thread(wait_for, condition, seconds, what)
+
+
+class Mosquitto:
+    """A mosquitto process that can be killed and started again on the same port."""
+
+    def __init__(self, folder: Path, lines: tuple[str, ...] = ()) -> None:
+        self.port = free_port()
+        self._config = folder / "mosquitto.conf"
+        allow = () if any(line.startswith("allow_anonymous") for line in lines) else ("allow_anonymous true",)
+        text = "\n".join((f"listener {self.port} 127.0.0.1", "user root", "log_dest none", *allow, *lines))
+        self._config.write_text(text + "\n", encoding="utf-8")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "Mosquitto":
+        """Start it, and wait until it answers."""
+        self._process = subprocess.Popen([require_peer("mosquitto"), "-c", str(self._config)])
+        wait_for(self._listens, what="mosquitto listens")
+        return self
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+
+@dataclass
+class Received:
+    """One message as a subscriber saw it."""
+
+    topic: str
+    payload: bytes
+    retain: bool
+    qos: int
+    correlation: bytes | None
+
+
+@dataclass
+class Watcher:
+    """Another program's client: subscribes to everything (or to `topics`), and can publish requests."""
+
+    port: int
+    topics: str = "#"
+    version: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv5
+    login: tuple[str, str] | None = None
+    messages: list[Received] = field(default_factory=list)
+    subscribed: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> "Watcher":
+        self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id=f"watcher-{id(self)}", protocol=self.version)
+        if self.login:
+            self.client.username_pw_set(*self.login)
+        self.client.on_connect = lambda *_: self.client.subscribe(self.topics, qos=1)
+        self.client.on_subscribe = lambda *_: self.subscribed.set()
+        self.client.on_message = self._on_message
+        self.client.reconnect_delay_set(1, 1)
+        self.client.connect("127.0.0.1", self.port)
+        self.client.loop_start()
+        assert self.subscribed.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+    def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
+        correlation = getattr(message.properties, "CorrelationData", None)
+        self.messages.append(Received(message.topic, message.payload, message.retain, message.qos, correlation))
+
+    def payloads(self, topic: str) -> list[bytes]:
+        """Payloads seen on `topic`, in order."""
+        return [message.payload for message in tuple(self.messages) if message.topic == topic]
+
+
+class FakeService:
+    """Answers with the length of what it was sent; `hold` keeps answers back, JSON null is refused."""
+
+    def __init__(self, bus: EventBus) -> None:
+        self.bus = bus
+        self.hold: asyncio.Event | None = None
+        self.samples: list[Sample] = []
+
+    async def predict(self, model: str, sample: Sample, *, source: str = "http", **_: object) -> Answer:
+        """As InferenceService.predict, without a model."""
+        self.samples.append(sample)
+        if self.hold is not None:
+            await self.hold.wait()
+        if sample.data == b"null":
+            raise CallerError("the JSON array must hold numbers only")
+        if sample.data == b"bug":
+            raise ZeroDivisionError
+        result = {"bytes": len(sample.data)}
+        self.bus.publish(Result(model, "1.0.0", time.time(), source, result, 1.5))
+        return Answer(model, "1.0.0", result, 1.5)
+
+
+@dataclass
+class Box:
+    """What a test needs to run a link."""
+
+    state: Path
+    bus: EventBus = field(default_factory=EventBus)
+    models: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.service = FakeService(self.bus)
+
+    def link(self, url: str, *, boot: str = "boot-1", **config: Any) -> MqttLink:
+        """A link to `url`."""
+        return MqttLink(
+            MqttConfig(url=url, **({"reconnect_max_seconds": 0.5} | config)),
+            device=DEVICE,
+            device_id=DEVICE_ID,
+            boot=boot,
+            state_path=self.state,
+            bus=self.bus,
+            service=self.service,  # type: ignore[arg-type]
+            info=lambda: {"version": "0"},
+            models=lambda: self.models,
+        )
+
+    def produce(self, count: int, model: str = "digits", source: str = "http") -> None:
+        """Publish results on the bus."""
+        for number in range(count):
+            self.bus.publish(Result(model, "1.0.0", time.time(), source, {"number": number}, 1.0))
