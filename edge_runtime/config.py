@@ -76,6 +76,7 @@ class MqttConfig:
     keepalive_seconds: int = 30
     reconnect_max_seconds: float = 30.0
     outbox_max_messages: int = 100_000
+    outbox_max_waiting_messages: int = 10_000  # in memory, until the disk has them
     inflight_max_messages: int = 100
     request_max_bytes: int = 8 * 1024 * 1024
     requests_max_concurrent: int = 16
@@ -91,12 +92,20 @@ class MqttConfig:
                 usable = parts.scheme in ("mqtt", "mqtts") and bool(parts.hostname) and parts.port != 0
             except ValueError:
                 usable = False
-            _require(usable, f"url must be mqtt://HOST[:PORT], mqtts://HOST[:PORT], \"embedded\" or \"\", but is {self.url!r}")
+            _require(
+                usable, f'url must be mqtt://HOST[:PORT], mqtts://HOST[:PORT], "embedded" or "", but is {self.url!r}'
+            )
         _require(
             bool(self.topic_prefix) and not set(self.topic_prefix) & set("+#\x00"),
             f"topic_prefix must be a topic without wildcards, but is {self.topic_prefix!r}",
         )
         _require(bool(self.cert) == bool(self.key), "cert and key must be given together")
+        # MQTT 5, section 3.1.2: both are 16-bit numbers on the wire.
+        _require(1 <= self.inflight_max_messages <= 65535, "inflight_max_messages must be 1 to 65535")
+        _require(1 <= self.keepalive_seconds <= 65535, "keepalive_seconds must be 1 to 65535")
+        _require(self.outbox_max_messages >= 1, "outbox_max_messages must be 1 or more")
+        _require(self.outbox_max_waiting_messages >= 1, "outbox_max_waiting_messages must be 1 or more")
+        _require(self.requests_max_concurrent >= 1, "requests_max_concurrent must be 1 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +182,9 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.port), "port is empty; write a device path, a pattern or a pyserial URL")
-        _require(self.baud > 0, f"baud must be more than 0, but is {self.baud}")
-        _require(self.reopen_max_seconds > 0, f"reopen_max_seconds must be more than 0, but is {self.reopen_max_seconds}")
-        _require(self.buffer_max_bytes > 0, f"buffer_max_bytes must be more than 0, but is {self.buffer_max_bytes}")
+        _require(self.baud > 0, f"baud must be above 0, but is {self.baud}")
+        _require(self.reopen_max_seconds > 0, f"reopen_max_seconds must be above 0, but is {self.reopen_max_seconds}")
+        _require(self.buffer_max_bytes > 0, f"buffer_max_bytes must be above 0, but is {self.buffer_max_bytes}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +197,7 @@ class FramesConfig:
     skip_first: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.max_bytes > 0, f"max_bytes must be more than 0, but is {self.max_bytes}")
+        _require(self.max_bytes > 0, f"max_bytes must be above 0, but is {self.max_bytes}")
 
 
 @dataclass(frozen=True, slots=True)
