@@ -6,7 +6,7 @@ import random
 import socket
 
 import pytest
-from conftest import Cable, RememberingService, config, running, until
+from serial_bench import Cable, RememberingService, config, running, until
 
 from edge_runtime.errors import CallerError, Code, ContentError
 from edge_runtime.sensors.pipeline import Pipeline

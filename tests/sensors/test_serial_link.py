@@ -11,7 +11,7 @@ from typing import Self
 
 import pytest
 import serial
-from conftest import Cable, until
+from serial_bench import Cable, until
 
 from edge_runtime.config import SourceConfig
 from edge_runtime.errors import TransportError
