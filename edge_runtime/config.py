@@ -168,6 +168,7 @@ class LifecycleConfig:
     drain_seconds: float = 2.0
     outbox_flush_seconds: float = 1.0
     health_timeout_seconds: float = 5.0
+    health_interval_seconds: float = 15.0
 
 
 @dataclass(frozen=True, slots=True)

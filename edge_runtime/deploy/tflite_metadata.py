@@ -31,7 +31,16 @@ _UNIT_TYPE, _UNIT_VALUE = 0, 1  # ProcessUnit.options (a union)
 _NORMALIZATION = 1  # ProcessUnitOptions.NormalizationOptions
 _MEAN, _STD = 0, 1  # NormalizationOptions
 _MAX_LABELS_BYTES = 4 * 1024 * 1024
-_PARSE_ERRORS = (struct.error, IndexError, ValueError, TypeError, KeyError, UnicodeDecodeError, zipfile.BadZipFile, OSError)
+_PARSE_ERRORS = (
+    struct.error,
+    IndexError,
+    ValueError,
+    TypeError,
+    KeyError,
+    UnicodeDecodeError,
+    zipfile.BadZipFile,
+    OSError,
+)
 
 
 @dataclass(frozen=True, slots=True)

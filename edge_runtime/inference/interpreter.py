@@ -51,12 +51,16 @@ class InterpreterSession:
         except _ENGINE_ERRORS as error:
             raise ContentError(f"the engine refuses the model: {_first_line(error)}") from error
         if not inputs or not outputs:
-            raise ContentError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs; it needs one of each at least")
+            raise ContentError(
+                f"the model has {len(inputs)} inputs and {len(outputs)} outputs; it needs one of each at least"
+            )
         self.inputs = _specs(inputs, signature, "input")
         self.outputs = _specs(outputs, signature, "output")
         self._input_index = {spec.name: int(d["index"]) for spec, d in zip(self.inputs, inputs, strict=True)}
         self._output_index = {spec.name: int(d["index"]) for spec, d in zip(self.outputs, outputs, strict=True)}
-        self._shapes = {spec.name: tuple(int(n) for n in d["shape"]) for spec, d in zip(self.inputs, inputs, strict=True)}
+        self._shapes = {
+            spec.name: tuple(int(n) for n in d["shape"]) for spec, d in zip(self.inputs, inputs, strict=True)
+        }
 
     def run(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See `engine.Session.run`. Inputs whose open dimensions changed are resized first."""
@@ -100,7 +104,9 @@ def _specs(details: Sequence[Mapping[str, Any]], signature: Mapping[int, str], k
 def _spec(name: str, detail: Mapping[str, Any]) -> TensorSpec:
     scale, zero_point = detail["quantization"]
     shape = detail["shape_signature"] if len(detail["shape_signature"]) == len(detail["shape"]) else detail["shape"]
-    return TensorSpec(name, _datatype(name, detail["dtype"]), tuple(int(n) for n in shape), float(scale), int(zero_point))
+    return TensorSpec(
+        name, _datatype(name, detail["dtype"]), tuple(int(n) for n in shape), float(scale), int(zero_point)
+    )
 
 
 def _datatype(name: str, dtype: Any) -> Datatype:

@@ -26,9 +26,7 @@ class Loader:
         instances = self._config.instances or os.cpu_count() or 1
         if description.memory_bytes > _ONE_INSTANCE_ABOVE_BYTES:
             instances = 1
-        sessions = [
-            self.engine.open(model, description.kernels, self._config.threads) for _ in range(instances)
-        ]
+        sessions = [self.engine.open(model, description.kernels, self._config.threads) for _ in range(instances)]
         pool = Pool(
             sessions,
             max_waiting=self._config.queue_max_requests,

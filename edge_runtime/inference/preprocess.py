@@ -93,7 +93,9 @@ def _fill_shape(spec: TensorSpec, size: int) -> tuple[int, ...]:
         shape[axis] = max(1, size // fixed) if fixed and size % fixed == 0 else 1
         fixed *= shape[axis]
     if math.prod(shape) != size:
-        raise CallerError(f"the input has {size} values, but {spec.name!r} takes {math.prod(shape)} (shape {list(spec.shape)})")
+        raise CallerError(
+            f"the input has {size} values, but {spec.name!r} takes {math.prod(shape)} (shape {list(spec.shape)})"
+        )
     return tuple(shape)
 
 
@@ -132,7 +134,9 @@ def _from_picture(
     return tensor.reshape([1 if n < 0 else n for n in spec.shape])
 
 
-def read_picture(data: bytes, form: str | None, shape: PictureShape, declaration: InputDeclaration) -> NDArray[np.uint8]:
+def read_picture(
+    data: bytes, form: str | None, shape: PictureShape, declaration: InputDeclaration
+) -> NDArray[np.uint8]:
     """Decode a picture, turn it upright (EXIF), bring it to (height, width, channels) uint8 in the declared colour order.
 
     Scaling is Pillow's bilinear filter, which widens with the reduction, as training pipelines use it.
@@ -157,7 +161,9 @@ def read_picture(data: bytes, form: str | None, shape: PictureShape, declaration
     except Image.DecompressionBombError as error:
         raise CallerError(f"the picture is too large: {error}", Code.TOO_LARGE) from error
     except (OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, OverflowError, ArithmeticError) as error:
-        raise CallerError(f"the picture cannot be read ({form or 'unknown format'}, {len(data)} bytes): {error}") from error
+        raise CallerError(
+            f"the picture cannot be read ({form or 'unknown format'}, {len(data)} bytes): {error}"
+        ) from error
     pixels = np.asarray(fitted, dtype=np.uint8).reshape(shape.height, shape.width, shape.channels)
     return pixels[:, :, ::-1] if declaration.color == "BGR" else pixels
 

@@ -148,10 +148,13 @@ class InferenceService:
             if value.dtype != np.dtype(NUMPY_NAMES[spec.datatype]):
                 raise CallerError(f"input {spec.name!r} must be {spec.datatype}, but is {value.dtype}")
             if not _fits(value.shape, spec.shape):
-                raise CallerError(f"input {spec.name!r} must have the shape {list(spec.shape)}, but has {list(value.shape)}")
+                raise CallerError(
+                    f"input {spec.name!r} must have the shape {list(spec.shape)}, but has {list(value.shape)}"
+                )
             if value.nbytes > self._config.max_tensor_bytes:
                 raise CallerError(
-                    f"input {spec.name!r} has {value.nbytes} bytes, more than {self._config.max_tensor_bytes}", Code.TOO_LARGE
+                    f"input {spec.name!r} has {value.nbytes} bytes, more than {self._config.max_tensor_bytes}",
+                    Code.TOO_LARGE,
                 )
 
     def _report(
@@ -164,6 +167,8 @@ class InferenceService:
 
 
 def _fits(shape: tuple[int, ...], spec: tuple[int, ...]) -> bool:
-    return len(shape) == len(spec) and all(n == s or (s < 0 < n) for n, s in zip(shape, spec, strict=True)) and bool(
-        math.prod(shape) or not shape
+    return (
+        len(shape) == len(spec)
+        and all(n == s or (s < 0 < n) for n, s in zip(shape, spec, strict=True))
+        and bool(math.prod(shape) or not shape)
     )

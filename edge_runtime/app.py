@@ -1,0 +1,314 @@
+"""The composition root: what the daemon is made of, in the order it starts and the order it stops."""
+
+import asyncio
+import fcntl
+import glob
+import logging
+import os
+import platform
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edge_runtime import __version__
+from edge_runtime.config import Config, DeviceConfig, TrustConfig
+from edge_runtime.contract import names, signing
+from edge_runtime.contract.errors import ContractError
+from edge_runtime.deploy import catalog
+from edge_runtime.deploy.deployer import Deployer
+from edge_runtime.deploy.probe import Probe
+from edge_runtime.deploy.store import Store
+from edge_runtime.deploy.trust import Policy
+from edge_runtime.deploy.uploads import Uploads
+from edge_runtime.errors import DeviceError
+from edge_runtime.events import EventBus, ModelsChanged
+from edge_runtime.health import Health, Report
+from edge_runtime.inference.loader import Loader
+from edge_runtime.inference.registry import Registry
+from edge_runtime.inference.selfcheck import SelfCheck
+from edge_runtime.inference.service import InferenceService
+from edge_runtime.sensors.pipeline import Pipeline
+from edge_runtime.system import state
+from edge_runtime.system.systemd import Notifier
+from edge_runtime.transports.http.app import HttpApp
+from edge_runtime.transports.http.dataplane import DataPlane
+from edge_runtime.transports.http.management import Management, Views
+from edge_runtime.transports.http.metrics import Metrics
+from edge_runtime.transports.http.server import HttpServer
+from edge_runtime.transports.mdns import Advertiser
+from edge_runtime.transports.mqtt.link import MqttLink
+
+log = logging.getLogger(__name__)
+
+# The watchdog is fed twice in its interval, as sd_watchdog_enabled(3) recommends.
+_FEEDS_PER_INTERVAL = 2
+_DRAIN_POLL_SECONDS = 0.01
+
+
+class Daemon:
+    """One box. Construction opens the state and the listener; `run` is its whole life."""
+
+    def __init__(self, config: Config, notifier: Notifier, tasks: asyncio.TaskGroup) -> None:
+        self._config = config
+        self._notifier = notifier
+        self._tasks = tasks
+        self._started = time.monotonic()
+        self._boot = secrets.token_hex(8)
+        state_dir = Path(config.device.state_dir)
+        state_file = state_dir / state.FILE_NAME
+        connection = state.connect(state_file)
+        self._device_id = state.device_id(connection)
+
+        self._bus = EventBus()
+        self._registry = Registry()
+        self._service = InferenceService(self._registry, self._bus, config.engine)
+        self._service.report_tensor_requests = config.mqtt.publish_tensor_requests
+        loader = Loader(config.engine)
+        self._engine = f"{loader.engine.name} {loader.engine.version}"
+        self._store = Store(connection, state_dir)
+        probe = Probe(config.deploy, config.engine, loader.engine.name, self._store)
+        self._key_problems: list[str] = []
+        policy = Policy(config.trust.require_signature, load_keys(config.trust, self._key_problems))
+        self._deployer = Deployer(config.deploy, policy, self._store, probe, loader, self._registry, self._bus)
+        uploads = Uploads(config.deploy, state_dir, self._deployer, tasks)
+
+        self._data_plane = DataPlane(self._service, self._registry, config.http.max_body_bytes)
+        views = Views(models=self._models, health=self._health_view, index=self._index)
+        metrics = Metrics(self._registry, self._gauges)
+        management = Management(self._deployer, uploads, metrics, views)
+        self._http = HttpServer(config.http, HttpApp(self._data_plane, management))
+        self._mqtt = (
+            MqttLink(
+                config.mqtt,
+                device=config.device.name,
+                device_id=self._device_id,
+                boot=self._boot,
+                state_path=state_file,
+                bus=self._bus,
+                service=self._service,
+                info=self._info,
+                models=lambda: catalog.summary(self._registry),
+            )
+            if config.mqtt.url
+            else None
+        )
+        self._mdns = (
+            Advertiser(
+                config.discovery,
+                device=config.device.name,
+                device_id=self._device_id,
+                version=__version__,
+                http_host=config.http.host,
+                http_port=self._http.port,
+                grpc_port=0,
+                models=lambda: [served.name for served in self._registry.active()],
+            )
+            if config.discovery.mdns
+            else None
+        )
+        self._pipelines = [Pipeline(pipeline, self._service) for pipeline in config.pipeline]
+        self._sensor_tasks: list[asyncio.Task[None]] = []
+        self._health = Health(config.lifecycle.health_timeout_seconds)
+        self._register_checks()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Start, serve until `stop` is set, and stop."""
+        await self._start()
+        try:
+            watchdog = self._tasks.create_task(self._feed_watchdog(), name="watchdog")
+            await stop.wait()
+            watchdog.cancel()
+        finally:
+            await self._stop()
+
+    async def _start(self) -> None:
+        await self._deployer.recover()
+        if self._mqtt:
+            await self._mqtt.start()
+        await self._http.start()
+        self._data_plane.ready = True
+        for pipeline in self._pipelines:
+            self._sensor_tasks.append(self._tasks.create_task(pipeline.run(), name=f"pipeline {pipeline.config.name}"))
+        if self._mdns:
+            await self._mdns.start()
+            self._bus.subscribe(ModelsChanged, lambda _: self._readvertise())
+        self._notifier.notify("READY=1", f"STATUS={self._status_line()}")
+        log.info("ready: %s", self._status_line())
+
+    async def _stop(self) -> None:
+        log.info("stopping")
+        self._notifier.notify("STOPPING=1", "STATUS=stopping")
+        if self._mdns:
+            await self._mdns.stop()
+        self._data_plane.ready = False
+        self._service.refuse_new_work()
+        if self._mqtt:
+            self._mqtt.refuse()
+        await self._drain()
+        for task in self._sensor_tasks:
+            task.cancel()
+        await asyncio.gather(*self._sensor_tasks, return_exceptions=True)
+        await self._http.stop()
+        await self._deployer.close()
+        if self._mqtt:
+            await self._mqtt.stop(self._config.lifecycle.outbox_flush_seconds)
+        self._registry.close()
+        self._store.close()
+        log.info("stopped")
+
+    async def _drain(self) -> None:
+        """Let running requests finish, for so long."""
+        deadline = time.monotonic() + self._config.lifecycle.drain_seconds
+        while self._service.in_flight and time.monotonic() < deadline:
+            await asyncio.sleep(_DRAIN_POLL_SECONDS)
+
+    def _readvertise(self) -> None:
+        if self._mdns:
+            self._tasks.create_task(self._mdns.update(), name="mdns update")
+
+    # What it knows of itself
+
+    def _register_checks(self) -> None:
+        health, self_check = self._health, SelfCheck(self._registry)
+        health.register("inference", self_check.run, fatal=True)
+        health.register("state", self._check_state, fatal=True)
+        health.register("trust", self._check_trust, fatal=False)
+        if self._mqtt:
+            health.register("mqtt thread", self._check_mqtt_thread, fatal=True)
+            health.register("mqtt", self._check_mqtt, fatal=False)
+        if self._mdns:
+            health.register("mdns", self._check_mdns, fatal=False)
+        for pipeline in self._pipelines:
+            health.register(f"pipeline {pipeline.config.name}", _pipeline_check(pipeline), fatal=False)
+
+    async def _check_state(self) -> None:
+        await asyncio.to_thread(self._store.models)
+
+    async def _check_trust(self) -> str | None:
+        if not self._config.trust.require_signature:
+            return None  # chosen by the operator; shown in status, not a fault
+        return "; ".join(self._key_problems) or None
+
+    async def _check_mqtt_thread(self) -> str | None:
+        return "the MQTT thread has died" if self._mqtt and self._mqtt.dead() else None
+
+    async def _check_mqtt(self) -> str | None:
+        return self._mqtt.problem() if self._mqtt else None
+
+    async def _check_mdns(self) -> str | None:
+        return self._mdns.problem() if self._mdns else None
+
+    async def _feed_watchdog(self) -> None:
+        """Feed the service manager's watchdog only while the checks pass; without one, check all the same."""
+        interval = self._notifier.watchdog_seconds / _FEEDS_PER_INTERVAL or self._config.lifecycle.health_interval_seconds
+        while True:
+            report = await self._health.run()
+            if report.alive:
+                self._notifier.notify("WATCHDOG=1", f"STATUS={self._status_line()}")
+            else:
+                log.error("unhealthy, the watchdog is not fed: %s", report.problems)
+            await asyncio.sleep(interval)
+
+    def _models(self) -> list[dict[str, Any]]:
+        return catalog.models(self._registry, self._store)
+
+    async def _health_view(self) -> Mapping[str, Any]:
+        report: Report = await self._health.run()
+        return {
+            "status": report.status,
+            "device": self._config.device.name,
+            "id": self._device_id,
+            "version": __version__,
+            "boot": self._boot,
+            "uptime_seconds": round(time.monotonic() - self._started, 1),
+            "engine": self._engine,
+            "require_signature": self._config.trust.require_signature,
+            "problems": report.problems,
+            "pipelines": {pipeline.config.name: pipeline.status() for pipeline in self._pipelines},
+        }
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "device": self._config.device.name,
+            "id": self._device_id,
+            "version": __version__,
+            "boot": self._boot,
+            "api": names.API,
+            "http_port": self._http.port,
+            "engine": self._engine,
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            "labels": self._config.device.labels,
+            "require_signature": self._config.trust.require_signature,
+        }
+
+    def _index(self) -> dict[str, Any]:
+        links = ["/v2", "/models", "/models/{model}/predict", "/uploads", "/healthz", "/metrics"]
+        return {"device": self._config.device.name, "version": __version__, "paths": links}
+
+    def _gauges(self) -> Iterator[tuple[str, str, float]]:
+        yield "edge_uptime_seconds", "Seconds since the daemon started.", time.monotonic() - self._started
+        yield "edge_in_flight_requests", "Requests in the data plane now.", self._service.in_flight
+        if self._mqtt:
+            yield "edge_mqtt_connected", "1 while the broker is connected.", float(self._mqtt.connected)
+            yield "edge_outbox_messages", "Messages that the broker does not have yet.", self._mqtt.outbox_depth
+
+    def _status_line(self) -> str:
+        served = ", ".join(f"{s.name} {s.version}" for s in self._registry.active()) or "no model yet"
+        unsigned = "" if self._config.trust.require_signature else "; UNSIGNED bundles are accepted"
+        return f"{self._config.device.name} on port {self._http.port} ({self._engine}): {served}{unsigned}"
+
+
+def _pipeline_check(pipeline: Pipeline) -> Any:
+    async def check() -> str | None:
+        return pipeline.problem()
+
+    return check
+
+
+def load_keys(config: TrustConfig, problems: list[str]) -> tuple[signing.TrustedKey, ...]:
+    """The trusted keys that can be read; of the others `problems` says why (one bad file must not brick a box)."""
+    keys = []
+    for pattern in config.keys:
+        for path in sorted(glob.glob(pattern)):
+            try:
+                keys.append(signing.load_public(Path(path)))
+            except ContractError as error:
+                problems.append(str(error))
+                log.error("%s", error)  # noqa: TRY400 - the message says it all
+    if not keys and config.require_signature:
+        problems.append(f"no trusted key in {', '.join(config.keys) or 'trust.keys'}: nothing can be pushed to this box")
+    return tuple(keys)
+
+
+@contextmanager
+def own_state(config: DeviceConfig) -> Iterator[None]:
+    """Make the state folder and hold it: two daemons on one state would undo each other's work.
+
+    Raises:
+        DeviceError: it cannot be written, or another daemon has it.
+    """
+    folder = Path(config.state_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise DeviceError(f"cannot write to {folder}: {error.strerror}; set device.state_dir to a folder of yours") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise DeviceError(f"another edge-runtime is using {folder}; stop it, or set device.state_dir") from error
+    else:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def serve(config: Config, stop: asyncio.Event) -> None:
+    """Run the daemon until `stop` is set. Raises EdgeError where it cannot start."""
+    with own_state(config.device):
+        async with asyncio.TaskGroup() as tasks:
+            await Daemon(config, Notifier(), tasks).run(stop)

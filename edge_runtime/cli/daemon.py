@@ -1,0 +1,126 @@
+"""`edge-runtime`: the command on the box."""
+
+import argparse
+import asyncio
+import contextlib
+import importlib.util
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_runtime import __version__
+from edge_runtime import config as configuration
+from edge_runtime.config import Config
+from edge_runtime.errors import EdgeError
+
+_EXIT_FAILED = 1
+_EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0, 1 (failed) or 2 (usage)."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = configuration.load(options.config, options.set)
+        logging.basicConfig(
+            level=config.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        )
+        return int(options.run(config, options))
+    except EdgeError as error:
+        print(f"edge-runtime: {error}", file=sys.stderr)
+        return _EXIT_FAILED
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"configuration in TOML (default: {configuration.DEFAULT_PATH}, if there)"
+    )
+    common.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, for example http.port=8700"
+    )
+    parser = argparse.ArgumentParser(prog="edge-runtime", description="Serves TFLite models on this box.")
+    parser.add_argument("--version", action="version", version=f"edge-runtime {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", parents=[common], help="run the daemon until SIGTERM or Ctrl-C")
+    serve.set_defaults(run=_serve)
+    check = commands.add_parser("check", parents=[common], help="read the configuration and say what it means")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _serve(config: Config, _: argparse.Namespace) -> int:
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_until_signal(config))
+    return 0
+
+
+async def _until_signal(config: Config) -> None:
+    from edge_runtime import app  # noqa: PLC0415 - `--help` must not load the engine
+
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await app.serve(config, stop)
+    except* EdgeError as group:
+        raise _first(group) from group
+
+
+def _first(group: BaseExceptionGroup[EdgeError]) -> EdgeError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, EdgeError) else EdgeError(str(error))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if importlib.util.find_spec("uvloop") is None:  # 32-bit ARM has no wheel
+        return None
+    with contextlib.suppress(ImportError):
+        import uvloop  # noqa: PLC0415 - see above
+
+        return uvloop.new_event_loop
+    return None
+
+
+def _check(config: Config, options: argparse.Namespace) -> int:
+    from edge_runtime import app  # noqa: PLC0415 - see _until_signal
+    from edge_runtime.inference import engine  # noqa: PLC0415 - see _until_signal
+
+    problems: list[str] = []
+    keys = app.load_keys(config.trust, problems)
+    try:
+        chosen = engine.choose(config.engine.name)
+        engine_name = f"{chosen.name} {chosen.version}"
+    except EdgeError as error:
+        problems.append(str(error))
+        engine_name = "none"
+    found: dict[str, Any] = {
+        "device": config.device.name,
+        "state_dir": config.device.state_dir,
+        "http": f"{config.http.host}:{config.http.port}",
+        "mqtt": config.mqtt.url or "off",
+        "engine": engine_name,
+        "trusted_keys": [f"{key.name} ({key.keyid})" for key in keys],
+        "require_signature": config.trust.require_signature,
+        "pipelines": [f"{p.name}: {p.source.port} -> {p.model}" for p in config.pipeline],
+        "problems": problems,
+    }
+    if options.json:
+        print(json.dumps(found, indent=2))
+    else:
+        for key, value in found.items():
+            print(f"{key:18} {', '.join(value) if isinstance(value, list) else value}")
+    return _EXIT_FAILED if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""What is on the box, as plain data for people and programs to read."""
+
+from typing import Any
+
+from edge_runtime.contract.tensors import TensorSpec
+from edge_runtime.deploy.store import Deployment, Store
+from edge_runtime.inference.registry import Registry, ServedVersion
+
+
+def models(registry: Registry, store: Store) -> list[dict[str, Any]]:
+    """Every served model with its versions."""
+    return [_model(served, store) for served in registry.active()]
+
+
+def summary(registry: Registry) -> list[dict[str, Any]]:
+    """Name, version, task and digest of every served model: what a topic carries."""
+    return [
+        {"name": s.name, "version": s.version, "task": s.description.task, "digest": s.digest} for s in registry.active()
+    ]
+
+
+def _model(served: ServedVersion, store: Store) -> dict[str, Any]:
+    known, description = store.get(served.digest), served.description
+    versions = store.versions(served.name)
+    return {
+        "name": served.name,
+        "version": served.version,
+        "state": known.state if known else "",
+        "task": description.task,
+        "digest": served.digest,
+        "signed_by": known.signed_by if known else None,
+        "engine": f"{description.engine} {description.engine_version}",
+        "kernels": description.kernels,
+        "instances": served.pool.size,
+        "inputs": [_tensor(spec) for spec in description.inputs],
+        "outputs": [_tensor(spec) for spec in description.outputs],
+        "labels": len(description.labels),
+        "requests": served.stats.requests,
+        "versions": [_version(known, served.digest) for known in versions],
+    }
+
+
+def _version(known: Deployment, active: str) -> dict[str, Any]:
+    version = {
+        "version": known.manifest.version,
+        "digest": known.digest,
+        "state": known.state,
+        "active": known.digest == active,
+    }
+    return version | ({"reason": known.reason} if known.reason else {})
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}

@@ -1,0 +1,300 @@
+"""Walks a bundle from RECEIVED to COMMITTED, or back: RECEIVED > VERIFIED > STAGED > TRIAL > COMMITTED."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_runtime import events
+from edge_runtime.config import DeployConfig
+from edge_runtime.contract.bundle import MANIFEST, SIGNATURE, BundleReader
+from edge_runtime.contract.errors import ContractError
+from edge_runtime.contract.manifest import Manifest
+from edge_runtime.deploy import trust
+from edge_runtime.deploy.probe import Probe
+from edge_runtime.deploy.store import Deployment, State, Store
+from edge_runtime.errors import CallerError, Code, ContentError, DeviceError, EdgeError
+from edge_runtime.events import EventBus
+from edge_runtime.inference.loader import Loader
+from edge_runtime.inference.registry import Registry, ServedVersion
+
+log = logging.getLogger(__name__)
+
+_TRIAL_POLLS = 10
+_OUTCOMES: dict[State, events.DeployKind] = {State.COMMITTED: "deployed", State.ROLLED_BACK: "rolled_back"}
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where one push stands, for whoever waits for it."""
+
+    state: State = State.RECEIVED
+    model: str = ""
+    version: str = ""
+    reason: str = ""
+    code: Code | None = None
+
+
+class Deployer:
+    """One deployment at a time. Everything that blocks runs in threads; the registry changes on the event loop."""
+
+    def __init__(
+        self,
+        config: DeployConfig,
+        policy: trust.Policy,
+        store: Store,
+        probe: Probe,
+        loader: Loader,
+        registry: Registry,
+        bus: EventBus,
+    ) -> None:
+        self._config = config
+        self._policy = policy
+        self._store = store
+        self._probe = probe
+        self._loader = loader
+        self._registry = registry
+        self._bus = bus
+        self._one_at_a_time = asyncio.Lock()
+        self._running: asyncio.Task[None] | None = None
+        self._closing = False
+
+    async def deploy(
+        self, bundle: Path, progress: Progress, *, force: bool = False, changed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Take a bundle all the way; `progress` ends in a final state, with the reason where it is not COMMITTED.
+
+        `force` accepts a digest that failed here before, and other content under a version that is here already.
+        """
+
+        def reach(state: State, reason: str = "") -> None:
+            progress.state, progress.reason = state, reason
+            changed()
+
+        async with self._one_at_a_time:
+            try:
+                if self._closing:
+                    raise DeviceError("the box is stopping; push again later", Code.UNAVAILABLE)
+                self._running = asyncio.create_task(self._deploy(bundle, progress, reach, force=force))
+                await self._running
+            except asyncio.CancelledError:
+                reach(State.REFUSED, "the box is stopping; push again later")
+                return
+            except EdgeError as error:
+                log.warning("refused %s %s: %s", progress.model or bundle.name, progress.version, error)
+                progress.code = error.code
+                reach(State.REFUSED if progress.state is not State.TRIAL else State.ROLLED_BACK, str(error))
+            except Exception as error:  # whatever happens to a push, the daemon goes on
+                log.exception("a deployment failed unexpectedly")
+                progress.code = Code.INTERNAL
+                reach(State.REFUSED, f"internal error: {type(error).__name__}: {error}")
+            await asyncio.to_thread(self._store.collect, self._config.keep_versions)
+        kind = _OUTCOMES.get(progress.state, "refused")
+        self._bus.publish(events.Deployment(kind, progress.model, progress.version, progress.reason))
+
+    async def _deploy(self, bundle: Path, progress: Progress, reach: Callable[[State], None], *, force: bool) -> None:
+        accepted = await asyncio.to_thread(self._verify, bundle, progress, force=force)
+        digest = accepted.manifest.digest()
+        served = self._store.served(accepted.manifest.name)
+        if served is not None and served[0] == digest:
+            reach(State.COMMITTED)  # it is what is served already: pushing twice is no error
+            return
+        reach(State.VERIFIED)
+        await asyncio.to_thread(self._stage, bundle, accepted)
+        reach(State.STAGED)
+        try:
+            await self._prove_and_try(digest, reach)
+        except asyncio.CancelledError:
+            self._store.forget(digest)  # the daemon is being stopped; that says nothing against the bundle
+            raise
+        except EdgeError as error:
+            failed_trial = progress.state is State.TRIAL
+            await asyncio.to_thread(
+                self._store.set_state, digest, State.ROLLED_BACK if failed_trial else State.REFUSED, str(error)
+            )
+            raise
+
+    def _verify(self, bundle: Path, progress: Progress, *, force: bool) -> trust.Accepted:
+        """Everything that can be said without interpreting a member other than manifest and signature."""
+        try:
+            with BundleReader(bundle) as reader:
+                manifest_bytes = reader.read_member(MANIFEST)
+                signature = reader.read_member(SIGNATURE) if SIGNATURE in reader.names else None
+        except ContractError as error:
+            raise ContentError(str(error)) from error
+        accepted = trust.accept(manifest_bytes, signature, self._policy)
+        progress.model, progress.version = accepted.manifest.name, accepted.manifest.version
+        trust.check_sequence(accepted, self._store.highest_sequence(accepted.manifest.name))
+        if not force:
+            self._check_history(accepted.manifest)
+        return accepted
+
+    def _check_history(self, manifest: Manifest) -> None:
+        digest = manifest.digest()
+        for known in self._store.versions(manifest.name):
+            if known.digest == digest and known.state is State.ROLLED_BACK:
+                raise ContentError(
+                    f"this bundle failed its trial here before ({known.reason}); push it with --force to try again",
+                    Code.CONFLICT,
+                )
+            if known.digest != digest and known.manifest.version == manifest.version and known.state is State.COMMITTED:
+                raise ContentError(
+                    f"version {manifest.version} of {manifest.name} is on this box with other content; raise the version "
+                    "(or push with --force)",
+                    Code.CONFLICT,
+                )
+
+    def _stage(self, bundle: Path, accepted: trust.Accepted) -> None:
+        try:
+            with BundleReader(bundle) as reader:
+                self._store.stage(reader, accepted, self._config.min_free_bytes)
+        except ContractError as error:
+            raise ContentError(str(error)) from error
+
+    async def _prove_and_try(self, digest: str, reach: Callable[[State], None]) -> None:
+        deployment = self._known(digest)
+        description = await self._probe.run(deployment.manifest)
+        await asyncio.to_thread(self._store.describe, digest, description)
+        new = await asyncio.to_thread(self._load, digest)
+        before = self._store.served(new.name)
+        # On disk before it may harm: if the daemon dies now, the next start knows what was on trial.
+        await asyncio.to_thread(self._store.set_state, digest, State.TRIAL)
+        self._registry.swap(new)
+        reach(State.TRIAL)
+        try:
+            await self._watch_trial(new)
+            await asyncio.to_thread(self._store.commit, self._known(digest), before[0] if before else None)
+        except BaseException:
+            self._registry.swap_back(new.name)
+            self._bus.publish(events.ModelsChanged())
+            raise
+        log.info("committed %s %s (%s kernels)", new.name, new.version, description.kernels)
+        reach(State.COMMITTED)
+        self._bus.publish(events.ModelsChanged())
+
+    async def _watch_trial(self, served: ServedVersion) -> None:
+        """Serve for the configured time; a failure of the model itself ends the trial."""
+        ends = time.monotonic() + self._config.trial_seconds
+        while True:
+            if served.stats.model_failures:
+                raise ContentError(f"failed {served.stats.model_failures} requests during its trial")
+            remaining = ends - time.monotonic()
+            if remaining <= 0:
+                return
+            await asyncio.sleep(min(remaining, self._config.trial_seconds / _TRIAL_POLLS))
+
+    async def recover(self) -> None:
+        """At boot: undo what was interrupted, then serve what was committed (or what it can fall back to)."""
+        for deployment in self._store.unfinished():
+            name, version = deployment.manifest.name, deployment.manifest.version
+            if deployment.state is State.TRIAL:
+                reason = "the daemon ended during the trial"
+                self._store.set_state(deployment.digest, State.ROLLED_BACK, reason)
+                log.warning("rolled back %s %s: %s", name, version, reason)
+                self._bus.publish(events.Deployment("rolled_back", name, version, reason))
+            else:
+                self._store.forget(deployment.digest)
+        for model in self._store.models():
+            await self._serve_committed(model)
+        await asyncio.to_thread(self._store.collect, self._config.keep_versions)
+        self._bus.publish(events.ModelsChanged())
+
+    async def _serve_committed(self, model: str) -> None:
+        digest, fallback = self._store.served(model) or ("", None)
+        try:
+            self._registry.swap(await self._open_committed(digest))
+        except EdgeError as error:
+            log.error("%s cannot be served: %s", model, error)  # noqa: TRY400 - the message says it all
+            self._bus.publish(events.Deployment("refused", model, "", str(error)))
+            if fallback is not None:
+                await self._fall_back(model, fallback)
+
+    async def _fall_back(self, model: str, digest: str) -> None:
+        try:
+            served = await self._open_committed(digest)
+        except EdgeError:
+            log.exception("%s cannot be served by its fallback either", model)
+            return
+        self._registry.swap(served)
+        self._bus.publish(
+            events.Deployment("rolled_back", model, served.version, "the committed version cannot be loaded")
+        )
+
+    async def _open_committed(self, digest: str) -> ServedVersion:
+        deployment = self._known(digest)
+        known = deployment.description
+        engine = self._loader.engine
+        if known is None or (known.engine, known.engine_version) != (engine.name, engine.version):
+            # Another engine than the one that proved it: prove it again before it gets into this process.
+            description = await self._probe.run(deployment.manifest)
+            await asyncio.to_thread(self._store.describe, digest, description)
+        return await asyncio.to_thread(self._load, digest)
+
+    async def rollback(self, model: str) -> tuple[str, str]:
+        """Serve the version before this one again; returns the new and the former version.
+
+        Raises:
+            CallerError: no such model, or nothing to go back to.
+        """
+        async with self._one_at_a_time:
+            current = self._registry.find(model)
+            committed = self._store.served(model)
+            if committed is None or committed[1] is None:
+                raise CallerError(f"{model} has no earlier version on this box to roll back to", Code.CONFLICT)
+            await self._switch(current, committed[1])
+        self._bus.publish(events.Deployment("rolled_back", model, current.version, "by the operator"))
+        return self._registry.find(model).version, current.version
+
+    async def activate(self, model: str, version: str) -> tuple[str, str]:
+        """Serve another committed version, older ones too; returns the new and the former version."""
+        async with self._one_at_a_time:
+            current = self._registry.find(model)
+            if version != current.version:
+                await self._switch(current, self._committed_version(model, version).digest)
+        self._bus.publish(events.Deployment("deployed", model, version, "by the operator"))
+        return version, current.version
+
+    def _committed_version(self, model: str, version: str) -> Deployment:
+        for known in self._store.versions(model):
+            if known.manifest.version == version and known.state is State.COMMITTED:
+                return known
+        raise CallerError(f"version {version!r} of {model} is not on this box", Code.NOT_FOUND)
+
+    async def _switch(self, current: ServedVersion, digest: str) -> None:
+        warm = self._registry.warm(current.name)
+        target = warm if warm is not None and warm.digest == digest else await self._open_committed(digest)
+        self._registry.swap(target)
+        await asyncio.to_thread(self._store.commit, self._known(digest), current.digest)
+        self._bus.publish(events.ModelsChanged())
+
+    async def remove(self, model: str) -> None:
+        """Take a model off the box. Raises CallerError if it is not there."""
+        async with self._one_at_a_time:
+            if self._store.served(model) is None:
+                raise CallerError(f"model {model!r} is not on this box", Code.NOT_FOUND)
+            self._registry.remove(model)
+            await asyncio.to_thread(self._store.remove, model)
+        self._bus.publish(events.Deployment("removed", model, ""))
+        self._bus.publish(events.ModelsChanged())
+
+    async def close(self) -> None:
+        """End the deployment that is under way, if any, as if it had not begun."""
+        self._closing = True
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+
+    def _known(self, digest: str) -> Deployment:
+        deployment = self._store.get(digest)
+        if deployment is None:
+            raise DeviceError(f"bundle {digest[:12]} is not in the store")
+        return deployment
+
+    def _load(self, digest: str) -> ServedVersion:
+        deployment = self._known(digest)
+        model = self._store.file(deployment.manifest)
+        if deployment.description is None or model is None or not model.exists():
+            raise DeviceError(f"the files of {deployment.manifest.name} {deployment.manifest.version} are not complete")
+        return self._loader.load(deployment.manifest, deployment.description, model)

@@ -1,0 +1,41 @@
+"""A real inference, so that "alive" means that a model answers."""
+
+import time
+
+import numpy as np
+
+from edge_runtime.contract.tensors import NUMPY_NAMES
+from edge_runtime.errors import CallerError
+from edge_runtime.inference.registry import Registry
+
+# Under load the check waits behind real work; that other work gets done is then the proof.
+_PATIENCE_SECONDS = 3.0
+
+
+class SelfCheck:
+    """Runs the quickest of the active models on an input of zeros; a box without a model has nothing to check."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def run(self) -> str | None:
+        """What is wrong, or None. Raises EdgeError when the model itself fails."""
+        served = min(self._registry.active(), key=lambda s: s.description.latency_ms, default=None)
+        if served is None:
+            return None
+        tensors = {
+            spec.name: np.full(
+                [1 if n < 0 else n for n in spec.shape],
+                b"" if spec.datatype == "BYTES" else spec.zero_point,
+                dtype=NUMPY_NAMES[spec.datatype],
+            )
+            for spec in served.description.inputs
+        }
+        answered = served.stats.requests
+        try:
+            with self._registry.lease(served.name, served.version):
+                await served.pool.run(tensors, time.monotonic() + _PATIENCE_SECONDS)
+        except CallerError as error:
+            busy = served.stats.requests > answered
+            return None if busy else f"{served.name} {served.version}: {error}"
+        return None

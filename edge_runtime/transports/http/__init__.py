@@ -1,0 +1,1 @@
+"""HTTP: a bare ASGI callable for inference, Starlette for everything else, one uvicorn around both."""

@@ -1,0 +1,196 @@
+"""Everything that is not inference: models, uploads (tus 1.0), health, metrics."""
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+
+from edge_runtime.contract.errors import ContractError
+from edge_runtime.contract.names import check_model_name
+from edge_runtime.deploy.deployer import Deployer
+from edge_runtime.deploy.uploads import Announced, Upload, Uploads
+from edge_runtime.errors import CallerError, Code
+from edge_runtime.transports.codec import decode_json, encode_json
+from edge_runtime.transports.http.metrics import Metrics
+
+TUS_VERSION = "1.0.0"
+_TUS = {"Tus-Resumable": TUS_VERSION, "Tus-Version": TUS_VERSION, "Tus-Extension": "creation,termination"}
+_MAX_WAIT_SECONDS = 30.0
+_MAX_COMMAND_BYTES = 64 * 1024
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Views:
+    """Plain data that the app composes for these endpoints."""
+
+    models: Callable[[], list[dict[str, Any]]]
+    health: Callable[[], Awaitable[Mapping[str, Any]]]
+    index: Callable[[], Mapping[str, Any]]
+
+
+class Management:
+    """The endpoints of the control plane; `router` is the ASGI app. EdgeErrors are the caller's to answer."""
+
+    def __init__(self, deployer: Deployer, uploads: Uploads, metrics: Metrics, views: Views) -> None:
+        self._deployer = deployer
+        self._uploads = uploads
+        self._metrics = metrics
+        self._views = views
+        self.router = Router(
+            [
+                Route("/", self._index),
+                Route("/healthz", self._healthz),
+                Route("/metrics", self._render_metrics),
+                Route("/models", self._models),
+                Route("/models/{model}", self._remove, methods=["DELETE"]),
+                Route("/models/{model}/rollback", self._rollback, methods=["POST"]),
+                Route("/models/{model}/activate", self._activate, methods=["POST"]),
+                Route("/uploads", self._create, methods=["POST"]),
+                Route("/uploads", self._options, methods=["OPTIONS"]),
+                Route("/uploads/{id}", self._offset, methods=["HEAD"]),
+                Route("/uploads/{id}", self._view_upload, methods=["GET"]),
+                Route("/uploads/{id}", self._append, methods=["PATCH"]),
+                Route("/uploads/{id}", self._terminate, methods=["DELETE"]),
+            ],
+            default=_not_found,
+        )
+
+    async def _index(self, _: Request) -> Response:
+        return _json(self._views.index())
+
+    async def _healthz(self, _: Request) -> Response:
+        health = await self._views.health()
+        return _json(health, 503 if health["status"] == "failed" else 200)
+
+    async def _render_metrics(self, _: Request) -> Response:
+        return Response(self._metrics.render(), media_type=_METRICS_TYPE)
+
+    async def _models(self, _: Request) -> Response:
+        return _json({"models": self._views.models()})
+
+    async def _remove(self, request: Request) -> Response:
+        model = _model(request)
+        await self._deployer.remove(model)
+        return _json({"removed": model})
+
+    async def _rollback(self, request: Request) -> Response:
+        model = _model(request)
+        version, previous = await self._deployer.rollback(model)
+        return _json({"model": model, "version": version, "previous": previous})
+
+    async def _activate(self, request: Request) -> Response:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _MAX_COMMAND_BYTES:
+                raise CallerError(f"the body is larger than {_MAX_COMMAND_BYTES} bytes", Code.TOO_LARGE)
+        document = decode_json(bytes(body))
+        version = document.get("version") if isinstance(document, dict) else None
+        if not isinstance(version, str):
+            raise CallerError('the body must be {"version": "..."}')
+        model = _model(request)
+        version, previous = await self._deployer.activate(model, version)
+        return _json({"model": model, "version": version, "previous": previous})
+
+    # tus 1.0, https://tus.io/protocols/resumable-upload: core protocol, creation and termination extensions.
+
+    async def _options(self, _: Request) -> Response:
+        return Response(status_code=204, headers=_TUS | {"Tus-Max-Size": str(self._uploads.max_bytes)})
+
+    async def _create(self, request: Request) -> Response:
+        _check_tus(request)
+        length = request.headers.get("upload-length", "")
+        if not length.isdigit():
+            raise CallerError("Upload-Length must say how many bytes will come")
+        metadata = _upload_metadata(request.headers.get("upload-metadata", ""))
+        force = metadata.get("force") == "1"
+        upload = self._uploads.create(Announced(int(length), metadata.get("filename", "")[:255], force))
+        return Response(status_code=201, headers=_TUS | {"Location": f"/uploads/{upload.id}"})
+
+    async def _offset(self, request: Request) -> Response:
+        _check_tus(request)
+        upload = self._upload(request)
+        headers = {
+            "Upload-Offset": str(upload.offset),
+            "Upload-Length": str(upload.announced.length),
+            "Cache-Control": "no-store",
+        }
+        return Response(status_code=200, headers=_TUS | headers)
+
+    async def _append(self, request: Request) -> Response:
+        _check_tus(request)
+        if request.headers.get("content-type") != "application/offset+octet-stream":
+            raise CallerError("PATCH needs Content-Type: application/offset+octet-stream", Code.UNSUPPORTED_MEDIA)
+        offset = request.headers.get("upload-offset", "")
+        if not offset.isdigit():
+            raise CallerError("Upload-Offset must say where these bytes belong")
+        upload = self._upload(request)
+        try:
+            await self._uploads.append(upload, int(offset), request.stream())
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody is there to read it; what came is kept for resuming
+        return Response(status_code=204, headers=_TUS | {"Upload-Offset": str(upload.offset)})
+
+    async def _terminate(self, request: Request) -> Response:
+        _check_tus(request)
+        self._uploads.cancel(self._upload(request))
+        return Response(status_code=204, headers=_TUS)
+
+    async def _view_upload(self, request: Request) -> Response:
+        upload = self._upload(request)
+        wait = _seconds(request.query_params.get("wait", "0"))
+        if wait:
+            await upload.wait(request.query_params.get("state", upload.progress.state), wait)
+        return _json(upload.view())
+
+    def _upload(self, request: Request) -> Upload:
+        return self._uploads.get(request.path_params["id"])
+
+
+async def _not_found(scope: Mapping[str, Any], _receive: object, _send: object) -> None:
+    raise CallerError(f"there is no {scope.get('method', '')} {scope.get('path', '')}", Code.NOT_FOUND)
+
+
+def _json(document: Any, status: int = 200) -> Response:
+    return Response(encode_json(document), status, media_type="application/json")
+
+
+def _model(request: Request) -> str:
+    try:
+        return check_model_name(request.path_params["model"])
+    except ContractError as error:
+        raise CallerError(str(error), Code.NOT_FOUND) from error
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError as error:
+        raise CallerError(f"wait must be a number of seconds, but is {text[:20]!r}") from error
+    return min(seconds, _MAX_WAIT_SECONDS) if seconds > 0 else 0.0
+
+
+def _check_tus(request: Request) -> None:
+    version = request.headers.get("tus-resumable")
+    if version != TUS_VERSION:
+        raise CallerError(f"this is tus {TUS_VERSION}: send the header Tus-Resumable: {TUS_VERSION}")
+
+
+def _upload_metadata(header: str) -> dict[str, str]:
+    """Upload-Metadata: comma-separated "key base64(value)" pairs (tus 1.0, Creation)."""
+    metadata = {}
+    for pair in filter(None, (part.strip() for part in header.split(","))):
+        key, _, value = pair.partition(" ")
+        try:
+            metadata[key] = base64.b64decode(value, validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError) as error:
+            raise CallerError(f"Upload-Metadata has a value for {key[:40]!r} that is not base64 of UTF-8 text") from error
+    return metadata
