@@ -29,7 +29,7 @@ class Report:
 
     @property
     def status(self) -> str:
-        """ "ok", "degraded" (something needs attention) or "failed" (a restart is due)."""
+        """One of "ok", "degraded" (something needs attention) and "failed" (a restart is due)."""
         if not self.alive:
             return "failed"
         return "degraded" if self.problems else "ok"
@@ -62,10 +62,18 @@ class Health:
         return self.last
 
     async def _run(self, check: CheckFunction) -> str:
+        limit = asyncio.timeout(self.timeout_seconds)
         try:
-            async with asyncio.timeout(self.timeout_seconds):
+            async with limit:
                 return await check() or ""
-        except TimeoutError:
-            return f"no answer within {self.timeout_seconds:g} s"
+        except asyncio.CancelledError:
+            # Something that the check waited for was cancelled, unless it is us who are being stopped.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            return "what it waited for was cancelled"
         except Exception as error:  # noqa: BLE001 - whatever a check raises is what is wrong
-            return f"{type(error).__name__}: {error}"
+            return (
+                f"no answer within {self.timeout_seconds:g} s"
+                if limit.expired()
+                else f"{type(error).__name__}: {error}"
+            )

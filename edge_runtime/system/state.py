@@ -4,6 +4,8 @@ import sqlite3
 import uuid
 from pathlib import Path
 
+from edge_runtime.errors import DeviceError
+
 FILE_NAME = "state.db"
 
 
@@ -12,11 +14,20 @@ def connect(path: Path) -> sqlite3.Connection:
 
     The connection may be handed to another thread, but must be used by one at a time. Transactions are
     explicit: `with connection:` commits or rolls back.
+
+    Raises:
+        DeviceError: the file cannot be opened, or is no SQLite database.
     """
-    connection = sqlite3.connect(path, timeout=10.0, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")
+    try:
+        connection = sqlite3.connect(path, timeout=10.0, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise DeviceError(f"the state file {path} cannot be opened: {error}; look at its folder and owner") from error
+    try:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+    except sqlite3.Error as error:
+        connection.close()
+        raise DeviceError(f"the state file {path} cannot be used: {error}; move it away to begin anew") from error
     return connection
 
 

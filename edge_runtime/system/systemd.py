@@ -4,6 +4,8 @@ import os
 import socket
 from collections.abc import Mapping
 
+_SEND_MAX_SECONDS = 1.0  # a datagram socket whose reader sleeps would block for ever
+
 
 class Notifier:
     """Tells the service manager our state; does nothing where there is none."""
@@ -24,9 +26,10 @@ class Notifier:
         if not self._address:
             return False
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.settimeout(_SEND_MAX_SECONDS)
             try:
                 sender.sendto("\n".join(assignments).encode(), self._address)
-            except OSError:  # a manager that went away must not take the daemon with it
+            except OSError:  # a manager that went away or does not read must not take the daemon with it
                 return False
         return True
 
