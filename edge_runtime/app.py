@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 
 # The watchdog is fed twice in its interval, as sd_watchdog_enabled(3) recommends.
 _FEEDS_PER_INTERVAL = 2
-_DRAIN_POLL_SECONDS = 0.01
 
 
 class Daemon:
@@ -89,6 +88,7 @@ class Daemon:
                 state_path=state_file,
                 bus=self._bus,
                 service=self._service,
+                registry=self._registry,
                 info=self._info,
                 models=lambda: catalog.summary(self._registry),
             )
@@ -132,11 +132,11 @@ class Daemon:
         self._data_plane.ready = True
         for pipeline in self._pipelines:
             self._sensor_tasks.append(self._tasks.create_task(pipeline.run(), name=f"pipeline {pipeline.config.name}"))
+        self._notifier.notify("READY=1", f"STATUS={self._status_line()}")
+        log.info("ready: %s", self._status_line())
         if self._mdns:
             await self._mdns.start()
             self._bus.subscribe(ModelsChanged, lambda _: self._readvertise())
-        self._notifier.notify("READY=1", f"STATUS={self._status_line()}")
-        log.info("ready: %s", self._status_line())
 
     async def _stop(self) -> None:
         log.info("stopping")
@@ -147,7 +147,7 @@ class Daemon:
         self._service.refuse_new_work()
         if self._mqtt:
             self._mqtt.refuse()
-        await self._drain()
+        await self._service.drain(self._config.lifecycle.drain_seconds)
         for task in self._sensor_tasks:
             task.cancel()
         await asyncio.gather(*self._sensor_tasks, return_exceptions=True)
@@ -158,12 +158,6 @@ class Daemon:
         self._registry.close()
         self._store.close()
         log.info("stopped")
-
-    async def _drain(self) -> None:
-        """Let running requests finish, for so long."""
-        deadline = time.monotonic() + self._config.lifecycle.drain_seconds
-        while self._service.in_flight and time.monotonic() < deadline:
-            await asyncio.sleep(_DRAIN_POLL_SECONDS)
 
     def _readvertise(self) -> None:
         if self._mdns:
@@ -203,7 +197,9 @@ class Daemon:
 
     async def _feed_watchdog(self) -> None:
         """Feed the service manager's watchdog only while the checks pass; without one, check all the same."""
-        interval = self._notifier.watchdog_seconds / _FEEDS_PER_INTERVAL or self._config.lifecycle.health_interval_seconds
+        interval = (
+            self._notifier.watchdog_seconds / _FEEDS_PER_INTERVAL or self._config.lifecycle.health_interval_seconds
+        )
         while True:
             report = await self._health.run()
             if report.alive:
@@ -273,14 +269,16 @@ def load_keys(config: TrustConfig, problems: list[str]) -> tuple[signing.Trusted
     """The trusted keys that can be read; of the others `problems` says why (one bad file must not brick a box)."""
     keys = []
     for pattern in config.keys:
-        for path in sorted(glob.glob(pattern)):
+        for path in sorted(glob.glob(pattern)):  # noqa: PTH207 - patterns are absolute, as the operator wrote them
             try:
                 keys.append(signing.load_public(Path(path)))
             except ContractError as error:
                 problems.append(str(error))
                 log.error("%s", error)  # noqa: TRY400 - the message says it all
     if not keys and config.require_signature:
-        problems.append(f"no trusted key in {', '.join(config.keys) or 'trust.keys'}: nothing can be pushed to this box")
+        problems.append(
+            f"no trusted key in {', '.join(config.keys) or 'trust.keys'}: nothing can be pushed to this box"
+        )
     return tuple(keys)
 
 
@@ -296,7 +294,9 @@ def own_state(config: DeviceConfig) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True, mode=0o750)
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
-        raise DeviceError(f"cannot write to {folder}: {error.strerror}; set device.state_dir to a folder of yours") from error
+        raise DeviceError(
+            f"cannot write to {folder}: {error.strerror}; set device.state_dir to a folder of yours"
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -17,7 +17,7 @@ DEFAULT_PATH = Path("/etc/edge-runtime/config.toml")
 ENV_PREFIX = "EDGE_RUNTIME_"
 
 
-def _require(condition: bool, message: str) -> None:
+def _require(condition: object, message: str) -> None:
     if not condition:
         raise ContractError(message)
 

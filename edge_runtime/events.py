@@ -48,7 +48,7 @@ class Deployment:
 
 
 class EventBus:
-    """Hands each event to its subscribers at once, in the publisher's thread; a failing subscriber is logged, not felt."""
+    """Hands each event to its subscribers at once, in the publisher's thread; one that fails is logged, not felt."""
 
     def __init__(self) -> None:
         self._subscribers: dict[type, list[Callable[[Any], None]]] = {}

@@ -40,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--config", type=Path, metavar="FILE", help=f"configuration in TOML (default: {configuration.DEFAULT_PATH}, if there)"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"configuration in TOML (default: {configuration.DEFAULT_PATH}, if there)",
     )
     common.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, for example http.port=8700"

@@ -10,7 +10,7 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from edge_runtime.contract.errors import ContractError
 from edge_runtime.contract.manifest import MAX_MANIFEST_BYTES, FileEntry
@@ -66,7 +66,7 @@ class BundleReader:
             self._archive.close()
             raise
 
-    def __enter__(self) -> "BundleReader":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,7 +85,9 @@ class BundleReader:
             if info.filename in members:
                 raise ContractError(f"bundle has the member {info.filename!r} twice")
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.flag_bits & 1:
-                raise ContractError(f"bundle member {info.filename!r} is compressed or encrypted; members must be stored")
+                raise ContractError(
+                    f"bundle member {info.filename!r} is compressed or encrypted; members must be stored"
+                )
             members[info.filename] = info
         if MANIFEST not in members:
             raise ContractError(f"bundle has no {MANIFEST}")

@@ -97,7 +97,9 @@ class Manifest:
         names.check_model_name(self.name)
         names.check_version(self.version)
         if self.format != FORMAT:
-            raise ContractError(f"manifest format {self.format} is not known here (this is format {FORMAT}): update the box")
+            raise ContractError(
+                f"manifest format {self.format} is not known here (this is format {FORMAT}): update the box"
+            )
         if self.sequence < 0:
             raise ContractError(f"sequence must not be negative, but is {self.sequence}")
 

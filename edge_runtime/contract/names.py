@@ -35,7 +35,9 @@ def check_version(version: str) -> str:
 def check_device_name(name: str) -> str:
     """Return `name` if it may name a box (an MQTT topic level and a DNS label of 63 bytes), else raise ContractError."""
     if not _DEVICE.fullmatch(name) or len(name.encode()) > 63:
-        raise ContractError(f"device name {name!r} is not usable: 1 to 63 bytes without '/', '+', '#' or control characters")
+        raise ContractError(
+            f"device name {name!r} is not usable: 1 to 63 bytes without '/', '+', '#' or control characters"
+        )
     return name
 
 

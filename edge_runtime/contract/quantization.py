@@ -22,7 +22,8 @@ def quantize(real: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         return np.clip(np.rint(real), limits.min, limits.max).astype(dtype)
-    return np.asarray(real, dtype=dtype)
+    stored: NDArray[Any] = np.asarray(real, dtype=dtype)
+    return stored
 
 
 def dequantize(stored: NDArray[Any], spec: TensorSpec) -> NDArray[np.float32]:

@@ -15,7 +15,8 @@ def models(registry: Registry, store: Store) -> list[dict[str, Any]]:
 def summary(registry: Registry) -> list[dict[str, Any]]:
     """Name, version, task and digest of every served model: what a topic carries."""
     return [
-        {"name": s.name, "version": s.version, "task": s.description.task, "digest": s.digest} for s in registry.active()
+        {"name": s.name, "version": s.version, "task": s.description.task, "digest": s.digest}
+        for s in registry.active()
     ]
 
 

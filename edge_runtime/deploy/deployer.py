@@ -23,6 +23,7 @@ from edge_runtime.inference.registry import Registry, ServedVersion
 log = logging.getLogger(__name__)
 
 _TRIAL_POLLS = 10
+_STOPPING = "the box is stopping; push again later"
 _OUTCOMES: dict[State, events.DeployKind] = {State.COMMITTED: "deployed", State.ROLLED_BACK: "rolled_back"}
 
 
@@ -35,6 +36,20 @@ class Progress:
     version: str = ""
     reason: str = ""
     code: Code | None = None
+
+
+def _failure(bundle: Path, progress: Progress, error: BaseException) -> tuple[State, str]:
+    """The final state and the reason after an error; whatever happens to a push, the daemon goes on."""
+    if isinstance(error, asyncio.CancelledError):
+        return State.REFUSED, _STOPPING
+    state = State.ROLLED_BACK if progress.state is State.TRIAL else State.REFUSED
+    if isinstance(error, EdgeError):
+        log.warning("refused %s %s: %s", progress.model or bundle.name, progress.version, error)
+        progress.code = error.code
+        return state, str(error)
+    log.error("a deployment failed unexpectedly", exc_info=error)
+    progress.code = Code.INTERNAL
+    return state, f"internal error: {type(error).__name__}: {error}"
 
 
 class Deployer:
@@ -74,27 +89,17 @@ class Deployer:
             changed()
 
         async with self._one_at_a_time:
-            try:
-                if self._closing:
-                    raise DeviceError("the box is stopping; push again later", Code.UNAVAILABLE)
-                self._running = asyncio.create_task(self._deploy(bundle, progress, reach, force=force))
-                await self._running
-            except asyncio.CancelledError:
-                reach(State.REFUSED, "the box is stopping; push again later")
-                return
-            except EdgeError as error:
-                log.warning("refused %s %s: %s", progress.model or bundle.name, progress.version, error)
-                progress.code = error.code
-                reach(State.REFUSED if progress.state is not State.TRIAL else State.ROLLED_BACK, str(error))
-            except Exception as error:  # whatever happens to a push, the daemon goes on
-                log.exception("a deployment failed unexpectedly")
-                progress.code = Code.INTERNAL
-                reach(State.REFUSED, f"internal error: {type(error).__name__}: {error}")
+            self._running = asyncio.create_task(self._deploy(bundle, progress, reach, force=force))
+            (error,) = await asyncio.gather(self._running, return_exceptions=True)
+            if error is not None:
+                reach(*_failure(bundle, progress, error))
             await asyncio.to_thread(self._store.collect, self._config.keep_versions)
         kind = _OUTCOMES.get(progress.state, "refused")
         self._bus.publish(events.Deployment(kind, progress.model, progress.version, progress.reason))
 
     async def _deploy(self, bundle: Path, progress: Progress, reach: Callable[[State], None], *, force: bool) -> None:
+        if self._closing:
+            raise DeviceError(_STOPPING, Code.UNAVAILABLE)
         accepted = await asyncio.to_thread(self._verify, bundle, progress, force=force)
         digest = accepted.manifest.digest()
         served = self._store.served(accepted.manifest.name)
@@ -141,8 +146,8 @@ class Deployer:
                 )
             if known.digest != digest and known.manifest.version == manifest.version and known.state is State.COMMITTED:
                 raise ContentError(
-                    f"version {manifest.version} of {manifest.name} is on this box with other content; raise the version "
-                    "(or push with --force)",
+                    f"version {manifest.version} of {manifest.name} is on this box with other content; "
+                    "raise the version (or push with --force)",
                     Code.CONFLICT,
                 )
 
@@ -218,9 +223,8 @@ class Deployer:
             log.exception("%s cannot be served by its fallback either", model)
             return
         self._registry.swap(served)
-        self._bus.publish(
-            events.Deployment("rolled_back", model, served.version, "the committed version cannot be loaded")
-        )
+        reason = "the committed version cannot be loaded"
+        self._bus.publish(events.Deployment("rolled_back", model, served.version, reason))
 
     async def _open_committed(self, digest: str) -> ServedVersion:
         deployment = self._known(digest)

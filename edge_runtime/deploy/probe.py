@@ -6,7 +6,6 @@ import signal
 import sys
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from edge_runtime.config import DeployConfig, EngineConfig

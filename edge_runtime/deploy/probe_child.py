@@ -73,7 +73,7 @@ def examine(job: Job) -> Description:
     manifest = manifests.parse(job.manifest.encode())
     engine = engines.choose(job.engine)
     choices: tuple[Kernels, ...] = ("fast", "builtin") if job.kernels == "auto" else (_kernels(job.kernels),)
-    reasons = []
+    reasons: list[tuple[Kernels, str]] = []
     for kernels in choices:
         try:
             before = _resident_bytes()
@@ -85,7 +85,7 @@ def examine(job: Job) -> Description:
             if job.golden:
                 check_golden(Path(job.golden), session, description, manifest)
         except ContentError as error:
-            reasons.append(f"{kernels} kernels: {error}")
+            reasons.append((kernels, str(error)))
             continue
         return replace(
             description,
@@ -95,7 +95,14 @@ def examine(job: Job) -> Description:
             latency_ms=round(latency_ms, 4),
             memory_bytes=max(0, _resident_bytes() - before),
         )
-    raise ContentError("; ".join(reasons))
+    raise ContentError(_summary(reasons))
+
+
+def _summary(reasons: list[tuple[Kernels, str]]) -> str:
+    """Both kernels usually say the same: once is enough."""
+    if len({text for _, text in reasons}) == 1:
+        return reasons[0][1]
+    return "; ".join(f"{kernels} kernels: {text}" for kernels, text in reasons)
 
 
 def _kernels(name: str) -> Kernels:
@@ -178,7 +185,8 @@ def _check_labels(task: Task, spec: TensorSpec, outputs: Mapping[str, NDArray[An
     classes = outputs[spec.name].shape[-1] if outputs[spec.name].ndim else 1
     if task == "classification" and labels and len(labels) != classes:
         raise ContentError(
-            f"there are {len(labels)} labels, but the model has {classes} classes; is a background class missing or extra?"
+            f"there are {len(labels)} labels, but the model has {classes} classes; "
+            "is a background class missing or extra?"
         )
 
 

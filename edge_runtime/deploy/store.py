@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from threading import RLock
+from typing import Any
 
 from edge_runtime.contract import manifest as manifests
 from edge_runtime.contract.bundle import MODEL, BundleReader
@@ -59,7 +60,7 @@ _COLUMNS = "digest, manifest, signed_by, state, reason, description"
 
 
 class Store:
-    """Thread-safe; every method is one transaction. `served` changes only at a commit, so a crash before it is undone."""
+    """Thread-safe; every method is one transaction. `served` changes only at a commit: a crash before it is undone."""
 
     def __init__(self, connection: sqlite3.Connection, state_dir: Path) -> None:
         self._db = connection
@@ -144,7 +145,8 @@ class Store:
                 "INSERT OR REPLACE INTO served VALUES (?, ?, ?)", (manifest.name, deployment.digest, fallback)
             )
             self._db.execute(
-                "INSERT INTO sequences VALUES (?, ?) ON CONFLICT DO UPDATE SET highest = MAX(highest, excluded.highest)",
+                "INSERT INTO sequences VALUES (?, ?) "
+                "ON CONFLICT DO UPDATE SET highest = MAX(highest, excluded.highest)",
                 (manifest.name, manifest.sequence),
             )
 
@@ -210,22 +212,22 @@ class Store:
         with self._lock, self._db:
             self._db.execute(sql, values)
 
-    def _one(self, sql: str, *values: object) -> tuple[str, ...] | None:
+    def _one(self, sql: str, *values: object) -> tuple[Any, ...] | None:
         rows = self._all(sql, *values)
         return rows[0] if rows else None
 
-    def _all(self, sql: str, *values: object) -> list[tuple[str, ...]]:
+    def _all(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         with self._lock:
             return self._db.execute(sql, values).fetchall()
 
 
-def _deployment(row: tuple[object, ...]) -> Deployment:
+def _deployment(row: tuple[Any, ...]) -> Deployment:
     digest, manifest, signed_by, state, reason, description = row
     return Deployment(
-        digest=str(digest),
-        manifest=manifests.parse(bytes(manifest)),  # type: ignore[call-overload]
-        signed_by=str(signed_by) if signed_by is not None else None,
-        state=State(str(state)),
-        reason=str(reason),
-        description=Description.from_json(str(description)) if description else None,
+        digest=digest,
+        manifest=manifests.parse(manifest),
+        signed_by=signed_by,
+        state=State(state),
+        reason=reason,
+        description=Description.from_json(description) if description else None,
     )

@@ -50,8 +50,8 @@ def check_sequence(accepted: Accepted, highest: int) -> None:
     sequence = accepted.manifest.sequence
     if accepted.signed_by is not None and sequence < highest:
         raise ContentError(
-            f"{accepted.manifest.name} {accepted.manifest.version} has sequence {sequence}, but {highest} was committed here "
-            "already; raise the version, or go back on purpose with `edgectl activate`",
+            f"{accepted.manifest.name} {accepted.manifest.version} has sequence {sequence}, but {highest} was "
+            "committed here already; raise the version, or go back on purpose with `edgectl activate`",
             Code.UNTRUSTED,
         )
 
@@ -60,8 +60,8 @@ def _signer(manifest_bytes: bytes, signature_bytes: bytes | None, policy: Policy
     if signature_bytes is None:
         if policy.require_signature:
             raise ContentError(
-                f"the bundle has no {SIGNATURE} and this box requires one; sign it (`--sign KEY`, keys from `edgectl keygen`), "
-                "or set trust.require_signature = false on the box",
+                f"the bundle has no {SIGNATURE} and this box requires one; sign it (`--sign KEY`, keys from "
+                "`edgectl keygen`), or set trust.require_signature = false on the box",
                 Code.UNTRUSTED,
             )
         return None

@@ -101,7 +101,8 @@ class Uploads:
         self._expire()
         if not 0 < announced.length <= self._config.max_bundle_bytes:
             raise CallerError(
-                f"a bundle has 1 to {self._config.max_bundle_bytes} bytes here, this one {announced.length}", Code.TOO_LARGE
+                f"a bundle has 1 to {self._config.max_bundle_bytes} bytes here, this one {announced.length}",
+                Code.TOO_LARGE,
             )
         if sum(not u.progress.state.final for u in self._uploads.values()) >= self._config.max_uploads:
             raise CallerError(f"{self._config.max_uploads} uploads are under way; try again later", Code.OVERLOADED)

@@ -40,8 +40,15 @@ class Session(Protocol):
 class Engine(Protocol):
     """A runtime that opens models."""
 
-    name: str
-    version: str
+    @property
+    def name(self) -> str:
+        """What it is called in the configuration."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Version of the package that it came in."""
+        ...
 
     def open(self, model: Path, kernels: Kernels, threads: int) -> Session:
         """Load a model file. Raises ContentError where the engine refuses it."""
@@ -77,7 +84,8 @@ def choose(name: str = "auto") -> Engine:
     if wanted not in installed:
         what = "no engine is" if name == "auto" else f"engine {name!r} is not"
         raise DeviceError(
-            f"{what} installed; `pip install ai-edge-litert`, or `pip install edge-runtime[tflite-runtime]` (Python <= 3.11)"
+            f"{what} installed; `pip install ai-edge-litert`, or `pip install edge-runtime[tflite-runtime]` "
+            "(Python <= 3.11)"
         )
     try:
         module = importlib.import_module(_CANDIDATES[wanted].module)

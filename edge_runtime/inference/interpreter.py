@@ -118,4 +118,4 @@ def _datatype(name: str, dtype: Any) -> Datatype:
 
 def _first_line(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
+    return (lines[0] if lines else f"{type(error).__name__} without a message (out of memory?)")[:300]

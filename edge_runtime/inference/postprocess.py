@@ -45,9 +45,12 @@ def _per_sample(values: NDArray[Any], read: Any) -> dict[str, Any]:
 def _classification(scores: NDArray[Any], labels: Sequence[str], declaration: OutputDeclaration) -> dict[str, Any]:
     # A stable sort: of equal scores, the class with the smaller index comes first.
     order = np.argsort(-scores, kind="stable")[: max(1, declaration.top_k)]
-    classes = [{"label": _label(labels, int(i)), "score": _number(scores[i]), "index": int(i)} for i in order]
-    kept = [c for c in classes if c["score"] is not None and c["score"] >= declaration.threshold]
-    best = kept[0] if kept else {"label": None, "score": None, "index": None}
+    kept = [
+        {"label": _label(labels, int(i)), "score": _number(scores[i]), "index": int(i)}
+        for i in order
+        if scores[i] >= declaration.threshold
+    ]
+    best: dict[str, Any] = kept[0] if kept else {"label": None, "score": None, "index": None}
     return {"task": "classification", **best, "classes": kept}
 
 

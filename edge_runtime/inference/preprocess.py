@@ -52,8 +52,8 @@ def _json_array(data: bytes, kind: str) -> NDArray[Any]:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise CallerError(
-            f"the body ({kind or 'no content type'}, {len(data)} bytes) is neither a picture (JPEG, PNG, BMP, WebP) nor JSON: "
-            f"{str(error)[:120]}",
+            f"the body ({kind or 'no content type'}, {len(data)} bytes) is neither a picture (JPEG, PNG, BMP, WebP) "
+            f"nor JSON: {str(error)[:120]}",
             Code.UNSUPPORTED_MEDIA if kind and "json" not in kind else Code.INVALID_INPUT,
         ) from error
     if isinstance(document, dict):
@@ -113,7 +113,8 @@ def _normalize(raw: NDArray[Any], declaration: InputDeclaration) -> NDArray[Any]
 def _over_full_range(pixels: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     dtype = np.dtype(NUMPY_NAMES[spec.datatype])
     limits = np.iinfo(dtype)
-    return np.clip(np.rint(pixels) + limits.min, limits.min, limits.max).astype(dtype)
+    stored: NDArray[Any] = np.clip(np.rint(pixels) + limits.min, limits.min, limits.max).astype(dtype)
+    return stored
 
 
 def _from_picture(
@@ -124,7 +125,8 @@ def _from_picture(
         raise CallerError(f"this model takes no pictures: its input {spec.name!r} has the shape {list(spec.shape)}")
     if declaration is None or (declaration.kind == "tensor" and not declaration.full_range and spec.datatype == "FP32"):
         raise CallerError(
-            "the model does not say how pixels become its float input; push it again with --input image --mean M --std S"
+            "the model does not say how pixels become its float input; "
+            "push it again with --input image --mean M --std S"
         )
     pixels = read_picture(data, form, shape, declaration).astype(np.float64)
     if declaration.full_range:
@@ -137,7 +139,7 @@ def _from_picture(
 def read_picture(
     data: bytes, form: str | None, shape: PictureShape, declaration: InputDeclaration
 ) -> NDArray[np.uint8]:
-    """Decode a picture, turn it upright (EXIF), bring it to (height, width, channels) uint8 in the declared colour order.
+    """Decode a picture, turn it upright (EXIF), bring it to (height, width, channels) uint8 in the declared colours.
 
     Scaling is Pillow's bilinear filter, which widens with the reduction, as training pipelines use it.
 
@@ -161,9 +163,8 @@ def read_picture(
     except Image.DecompressionBombError as error:
         raise CallerError(f"the picture is too large: {error}", Code.TOO_LARGE) from error
     except (OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, OverflowError, ArithmeticError) as error:
-        raise CallerError(
-            f"the picture cannot be read ({form or 'unknown format'}, {len(data)} bytes): {error}"
-        ) from error
+        what = f"{form or 'unknown format'}, {len(data)} bytes"
+        raise CallerError(f"the picture cannot be read ({what}): {error}") from error
     pixels = np.asarray(fitted, dtype=np.uint8).reshape(shape.height, shape.width, shape.channels)
     return pixels[:, :, ::-1] if declaration.color == "BGR" else pixels
 

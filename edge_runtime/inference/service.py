@@ -1,5 +1,7 @@
 """The one data plane: every link and every sensor asks for answers here."""
 
+import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.config import EngineConfig
 from edge_runtime.contract.tensors import NUMPY_NAMES, TensorSpec
-from edge_runtime.errors import CallerError, Code, EdgeError
+from edge_runtime.errors import CallerError, Code, DeviceError, EdgeError
 from edge_runtime.events import EventBus, Result
 from edge_runtime.inference import postprocess, preprocess
 from edge_runtime.inference.registry import Registry, ServedVersion
@@ -61,6 +63,7 @@ class InferenceService:
         self._config = config
         self._stopping = False
         self.in_flight = 0
+        self._idle = asyncio.Event()
         # Set by whoever reports tensor requests, too: reading an answer out of them costs time.
         self.report_tensor_requests = False
 
@@ -108,14 +111,22 @@ class InferenceService:
     def refuse_new_work(self) -> None:
         """From now on every request is told that the box is stopping."""
         self._stopping = True
+        self._note_idle()
+
+    async def drain(self, seconds: float) -> None:
+        """After `refuse_new_work`: return when the last request has its answer, or after `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+
+    def _note_idle(self) -> None:
+        if self._stopping and not self.in_flight:
+            self._idle.set()
 
     def _prepare(self, served: ServedVersion, sample: Sample) -> NDArray[Any]:
-        inputs = served.description.inputs
         try:
-            if len(inputs) > 1:
-                names = ", ".join(spec.name for spec in inputs)
-                raise CallerError(f"model {served.name!r} has {len(inputs)} inputs ({names}): send tensors to /v2")
-            return preprocess.to_tensor(sample.data, sample.content_type, inputs[0], served.description.input)
+            spec = _only_input(served)
+            return preprocess.to_tensor(sample.data, sample.content_type, spec, served.description.input)
         except EdgeError as error:
             served.stats.failed(error.code)
             raise
@@ -125,8 +136,6 @@ class InferenceService:
     ) -> dict[str, NDArray[Any]]:
         self.in_flight += 1
         try:
-            if self._stopping:
-                raise EdgeError("this box is stopping; ask another one, or try again later", Code.UNAVAILABLE)
             self._check(served.description.inputs, tensors)
             due = time.monotonic() + self._config.request_timeout_seconds if deadline is None else deadline
             outputs = await served.pool.run(tensors, due)
@@ -135,11 +144,14 @@ class InferenceService:
             raise
         finally:
             self.in_flight -= 1
+            self._note_idle()
         served.stats.answered(time.perf_counter() - started)
         return outputs
 
     def _check(self, specs: tuple[TensorSpec, ...], tensors: Mapping[str, NDArray[Any]]) -> None:
         """Every input once, in the dtype and shape that the model stores: the engine must see nothing else."""
+        if self._stopping:
+            raise DeviceError("this box is stopping; ask another one, or try again later", Code.UNAVAILABLE)
         expected = [spec.name for spec in specs]
         if set(tensors) != set(expected):
             raise CallerError(f"inputs must be {expected}, but are {sorted(tensors)}")
@@ -164,6 +176,14 @@ class InferenceService:
         latency_ms = round((time.perf_counter() - started) * 1000, 3)
         self._bus.publish(Result(served.name, served.version, time.time(), source, result, latency_ms))
         return Answer(served.name, served.version, result, latency_ms)
+
+
+def _only_input(served: ServedVersion) -> TensorSpec:
+    inputs = served.description.inputs
+    if len(inputs) > 1:
+        names = ", ".join(spec.name for spec in inputs)
+        raise CallerError(f"model {served.name!r} has {len(inputs)} inputs ({names}): send tensors to /v2")
+    return inputs[0]
 
 
 def _fits(shape: tuple[int, ...], spec: tuple[int, ...]) -> bool:

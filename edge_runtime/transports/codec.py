@@ -13,10 +13,11 @@ from edge_runtime.contract.tensors import NUMPY_NAMES, TensorSpec
 from edge_runtime.errors import CallerError
 from edge_runtime.inference.service import Inference
 
+msgspec: Any
 try:
     import msgspec
 except ImportError:  # 32-bit ARM has no wheel
-    msgspec = None  # type: ignore[assignment]
+    msgspec = None
 
 
 def decode_json(data: bytes) -> Any:
@@ -30,7 +31,7 @@ def decode_json(data: bytes) -> Any:
 def encode_json(document: Any) -> bytes:
     """JSON bytes; NaN and infinities become null, which is all that JSON has for them."""
     if msgspec is not None:
-        return msgspec.json.encode(document)
+        return bytes(msgspec.json.encode(document))
     try:
         return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     except ValueError:
@@ -80,7 +81,9 @@ def _request_id(document: Mapping[str, Any]) -> str:
 
 
 def _requested(outputs: Any) -> tuple[str, ...]:
-    if not isinstance(outputs, list) or not all(isinstance(o, dict) and isinstance(o.get("name"), str) for o in outputs):
+    if not isinstance(outputs, list) or not all(
+        isinstance(o, dict) and isinstance(o.get("name"), str) for o in outputs
+    ):
         raise CallerError('outputs must be [{"name": ...}, ...]')
     return tuple(o["name"] for o in outputs)
 

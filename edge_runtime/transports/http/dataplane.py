@@ -44,9 +44,7 @@ class DataPlane:
             case _:
                 raise CallerError(f"there is no {method} {scope['path']}", Code.NOT_FOUND)
 
-    async def _model(
-        self, scope: Scope, receive: Receive, send: Send, target: tuple[str, str | None, str]
-    ) -> None:
+    async def _model(self, scope: Scope, receive: Receive, send: Send, target: tuple[str, str | None, str]) -> None:
         model, version, action = target
         match scope["method"], action:
             case "POST", "infer":

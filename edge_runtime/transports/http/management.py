@@ -192,5 +192,7 @@ def _upload_metadata(header: str) -> dict[str, str]:
         try:
             metadata[key] = base64.b64decode(value, validate=True).decode()
         except (binascii.Error, UnicodeDecodeError) as error:
-            raise CallerError(f"Upload-Metadata has a value for {key[:40]!r} that is not base64 of UTF-8 text") from error
+            raise CallerError(
+                f"Upload-Metadata has a value for {key[:40]!r} that is not base64 of UTF-8 text"
+            ) from error
     return metadata

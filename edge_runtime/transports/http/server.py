@@ -19,10 +19,19 @@ _BACKLOG = 1024
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers: the daemon decides when to stop."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Capture nothing."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start as always, and tell who waits for it."""
+        await super().startup(sockets)
+        self.listening.set()
 
 
 class HttpServer:
@@ -50,10 +59,7 @@ class HttpServer:
     async def start(self) -> None:
         """Begin to answer."""
         self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="http")
-        while not self._server.started and not self._task.done():
-            await asyncio.sleep(0)
-        if self._task.done():
-            self._task.result()
+        await self._server.listening.wait()
 
     async def stop(self) -> None:
         """Close the listener and the connections; running requests have one more second."""
