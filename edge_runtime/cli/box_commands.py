@@ -32,9 +32,8 @@ def keygen(args: argparse.Namespace) -> int:
     try:
         private, public = signing.generate(directory, args.name)
     except FileExistsError as error:
-        raise ClientError(
-            f"{error.filename or error}: a key of that name is there and is kept; choose another"
-        ) from error
+        there = error.filename or directory / f"{args.name}.pub"
+        raise ClientError(f"{there} exists and is not overwritten; choose another name") from error
     if args.json:
         _print_json({"private": str(private), "public": str(public), "keyid": signing.load_public(public).keyid})
         return OK

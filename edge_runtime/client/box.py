@@ -141,7 +141,7 @@ class BoxClient:
         query = f"?wait={wait_seconds:g}&state={quote(seen, safe='')}" if wait_seconds else ""
         answer = self._request("GET", upload + query, timeout=self._timeout + wait_seconds)
         document = _parse(answer.data)
-        if answer.status != 200 or document is None or not isinstance(document.get("state"), str):  # noqa: PLR2004
+        if answer.status != 200 or document is None or not isinstance(document.get("state"), str):
             raise self._refusal(answer)
         known = {key: str(document.get(key) or "") for key in ("id", "state", "model", "version", "reason")}
         return Deployment(**known)
@@ -194,7 +194,7 @@ class BoxClient:
         headers = {"Tus-Resumable": TUS_VERSION, "Upload-Length": str(size), "Upload-Metadata": metadata}
         answer = self._request("POST", "/uploads", b"", headers)
         location = answer.headers.get("Location")
-        if answer.status != 201 or not location:  # noqa: PLR2004 - tus 1.0, "Creation": 201 Created
+        if answer.status != 201 or not location:
             raise self._refusal(answer)
         parts = urlsplit(location)
         return parts.path + (f"?{parts.query}" if parts.query else "")
@@ -209,10 +209,10 @@ class BoxClient:
         }
         answer = self._request("PATCH", upload, file.read(CHUNK_BYTES), headers)
         # tus 1.0, "PATCH": 409 says that the offset is another one, 204 that the bytes were taken.
-        if answer.status == 409 and (moved := self._offset(upload, offset)) != offset:  # noqa: PLR2004
+        if answer.status == 409 and (moved := self._offset(upload, offset)) != offset:
             return moved
         taken = _number(answer.headers.get("Upload-Offset"))
-        if answer.status != 204 or taken is None:  # noqa: PLR2004
+        if answer.status != 204 or taken is None:
             raise self._refusal(answer)
         if taken <= offset:
             raise UnreachableError(f"{self.url} took no byte at offset {offset} of the upload", answer.status)
@@ -245,7 +245,7 @@ class BoxClient:
     ) -> Document:
         answer = self._request(method, path, body, headers)
         document = _parse(answer.data)
-        if answer.status >= 400 or document is None:  # noqa: PLR2004
+        if answer.status >= 400 or document is None:
             raise self._refusal(answer)
         return document
 
@@ -295,14 +295,15 @@ class BoxClient:
             return UnreachableError(
                 f"{self.url} gave no answer within {self._timeout:g} s; try again, or look at its log"
             )
-        if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
-            return UnreachableError(
-                f"cannot reach {self.url}: no answer; check that the box is on, in this network, and behind no firewall"
-            )
+        # Before its base class ConnectTimeoutError.
         if isinstance(error, urllib3.exceptions.NewConnectionError):
             reason = str(error.__cause__ or error)
             return UnreachableError(
                 f"cannot reach {self.url}: {reason}; check the address and the port, and that edge-runtime runs there"
+            )
+        if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
+            return UnreachableError(
+                f"cannot reach {self.url}: no answer; check that the box is on, in this network, and behind no firewall"
             )
         return UnreachableError(f"the connection to {self.url} broke: {error}")
 

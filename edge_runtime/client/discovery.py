@@ -1,6 +1,7 @@
 """Find boxes on the local network by mDNS, and turn what a person calls a box into its address."""
 
 import asyncio
+import contextlib
 import ipaddress
 import re
 import socket
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # zeroconf takes 0.1 s to import, and only discovery needs it
 
 CONNECT_SECONDS = 1.0
 RECORD_SECONDS = 3.0
-MAX_BOXES = 1000
+MAX_RECORDS = 1000  # being read at a time
 
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
 
@@ -91,7 +92,7 @@ def parse_address(to: str) -> Box | None:
     if "://" in to:
         return _from_url(to)
     match = _HOST_PORT.fullmatch(to)
-    if match and 0 < int(match["port"]) <= 65535:  # noqa: PLR2004 - the range of ports
+    if match and 0 < int(match["port"]) <= 65535:
         return _at(match["host"].strip("[]"), int(match["port"]))
     try:
         return _at(str(ipaddress.ip_address(to.strip("[]"))), names.HTTP_PORT)
@@ -183,7 +184,7 @@ def _local() -> list[_Interface]:
 
 def _reachable(box: Box) -> Box:
     """The box with the URL of the first address that accepts a connection; unchanged where only one is known."""
-    if len(box.addresses) < 2:  # noqa: PLR2004 - nothing to choose from
+    if len(box.addresses) < 2:
         return box
     for address in box.addresses:
         try:
@@ -209,63 +210,68 @@ async def _browse(wait_seconds: float, interfaces: Sequence[str], enough: Callab
 
     if not _local():
         raise ClientError("this machine has no network address; connect it to the boxes' network")
+    stations: list[AsyncZeroconf] = []
     try:
-        zeroconf = _open(interfaces)
-    except (OSError, RuntimeError, ValueError) as error:
+        # One hears announcements and answers to all. The other asks from a port of its own and is answered at once and
+        # alone (RFC 6762 section 6.7), even where a box has just said the same to all and must wait a second (6), or
+        # where another program on this machine takes what comes to port 5353.
+        stations.append(_open(interfaces, unicast=False))
+        stations.append(_open(interfaces, unicast=True))
+        return await _listen(stations, wait_seconds, enough)
+    except (OSError, RuntimeError, ValueError, Error) as error:
         raise ClientError(
-            f"this machine cannot do multicast DNS: {error}; give the box's address as HOST:PORT"
+            f"this machine cannot do multicast DNS: {str(error) or repr(error)}; give the box's address as HOST:PORT"
         ) from error
-    try:
-        return await _listen(zeroconf, wait_seconds, enough)
-    except Error as error:
-        raise ClientError(f"multicast DNS failed: {error!r}; give the box's address as HOST:PORT") from error
     finally:
-        await zeroconf.async_close()
+        for station in stations:
+            await station.async_close()
 
 
-def _open(interfaces: Sequence[str]) -> "AsyncZeroconf":
+def _open(interfaces: Sequence[str], *, unicast: bool) -> "AsyncZeroconf":
     from zeroconf import InterfaceChoice, IPVersion  # noqa: PLC0415
     from zeroconf.asyncio import AsyncZeroconf  # noqa: PLC0415
 
     if interfaces:
-        return AsyncZeroconf(interfaces=list(interfaces))
+        return AsyncZeroconf(interfaces=list(interfaces), unicast=unicast)
     try:
-        return AsyncZeroconf(interfaces=InterfaceChoice.All, ip_version=IPVersion.All)
+        return AsyncZeroconf(interfaces=InterfaceChoice.All, unicast=unicast, ip_version=IPVersion.All)
     except (OSError, RuntimeError):  # no IPv6 in this kernel
-        return AsyncZeroconf(interfaces=InterfaceChoice.All, ip_version=IPVersion.V4Only)
+        return AsyncZeroconf(interfaces=InterfaceChoice.All, unicast=unicast, ip_version=IPVersion.V4Only)
 
 
-async def _listen(zeroconf: "AsyncZeroconf", wait_seconds: float, enough: Callable[[Box], bool]) -> list[Box]:
-    from zeroconf import DNSQuestionType, ServiceStateChange  # noqa: PLC0415
-    from zeroconf.asyncio import AsyncServiceBrowser  # noqa: PLC0415
+async def _listen(stations: "Sequence[AsyncZeroconf]", wait_seconds: float, enough: Callable[[Box], bool]) -> list[Box]:
+    from zeroconf import DNSQuestionType, ServiceStateChange, Zeroconf  # noqa: PLC0415
+    from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo  # noqa: PLC0415
 
     local = _local()
     found: dict[str, Box] = {}
-    pending: dict[str, asyncio.Task[None]] = {}
+    pending: dict[tuple[int, str], asyncio.Task[None]] = {}
     done = asyncio.Event()
 
-    async def read(name: str) -> None:
-        info = await zeroconf.async_get_service_info(names.SERVICE_TYPE, name, int(RECORD_SECONDS * 1000))
-        if info is not None:
+    async def read(zeroconf: Zeroconf, name: str) -> None:
+        info = AsyncServiceInfo(names.SERVICE_TYPE, name)
+        if await info.async_request(zeroconf, RECORD_SECONDS * 1000):
             found[name] = box = from_record(name.removesuffix(f".{names.SERVICE_TYPE}"), info, local)
             if enough(box):
                 done.set()
 
-    def changed(*, name: str, state_change: ServiceStateChange, **_: object) -> None:
-        if task := pending.pop(name, None):
+    def changed(*, zeroconf: Zeroconf, name: str, state_change: ServiceStateChange, **_: object) -> None:
+        if task := pending.pop((id(zeroconf), name), None):
             task.cancel()
         if state_change is ServiceStateChange.Removed:
             found.pop(name, None)
-        elif len(pending) < MAX_BOXES:
-            pending[name] = asyncio.ensure_future(read(name))
+        elif len(pending) < MAX_RECORDS:
+            pending[id(zeroconf), name] = asyncio.ensure_future(read(zeroconf, name))
 
-    # Questions that all may answer (QM): an answer to us alone may reach another program that shares port 5353.
-    async with AsyncServiceBrowser(zeroconf.zeroconf, names.SERVICE_TYPE, [changed], question_type=DNSQuestionType.QM):
-        try:
+    async with contextlib.AsyncExitStack() as stack:
+        for station in stations:
+            # zeroconf takes two equal questions within a second for one, unless each wants an answer of its own (QU).
+            kind = DNSQuestionType.QU if station.zeroconf.unicast else DNSQuestionType.QM
+            browser = AsyncServiceBrowser(station.zeroconf, names.SERVICE_TYPE, [changed], question_type=kind)
+            await stack.enter_async_context(browser)
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_seconds):
                 await done.wait()
-        except TimeoutError:
-            pass
     for task in pending.values():
         task.cancel()
     await asyncio.gather(*pending.values(), return_exceptions=True)
