@@ -20,7 +20,8 @@ def check_model_name(name: str) -> str:
     """Return `name` if it may name a model (it becomes a path, a topic and a TXT value), else raise ContractError."""
     if not _MODEL.fullmatch(name):
         raise ContractError(
-            f"model name {name!r} is not usable: 1 to 64 of letters, digits, '.', '_', '-', starting with a letter or digit"
+            f"model name {name!r} is not usable: 1 to 64 of letters, digits, '.', '_', '-', "
+            "starting with a letter or digit"
         )
     return name
 
@@ -33,7 +34,7 @@ def check_version(version: str) -> str:
 
 
 def check_device_name(name: str) -> str:
-    """Return `name` if it may name a box (an MQTT topic level and a DNS label of 63 bytes), else raise ContractError."""
+    """Return `name` if it may name a box (a topic level, and a DNS label of 63 bytes), else raise ContractError."""
     if not _DEVICE.fullmatch(name) or len(name.encode()) > 63:
         raise ContractError(
             f"device name {name!r} is not usable: 1 to 63 bytes without '/', '+', '#' or control characters"

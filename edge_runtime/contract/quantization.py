@@ -21,7 +21,7 @@ def quantize(real: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
         real = real / spec.scale + spec.zero_point
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
-        return np.clip(np.rint(real), limits.min, limits.max).astype(dtype)
+        real = np.clip(np.rint(real), limits.min, limits.max)
     stored: NDArray[Any] = np.asarray(real, dtype=dtype)
     return stored
 

@@ -1,0 +1,54 @@
+# The README's two commands are `make demo` and `make test`; each sets itself up in .venv and needs no root.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The older engine needs numpy 1 and Python 3.11 or older: it gets an environment of its own.
+PYTHON_TFLITE := $(shell command -v python3.11 2>/dev/null)
+VENV_TFLITE := .venv-tflite-runtime
+
+.PHONY: demo test test-main test-tflite-runtime lint format bench clean
+
+demo: $(VENV)/.installed
+	@$(BIN)/python examples/demo.py $(if $(STAY),--stay)
+
+test: lint test-main test-tflite-runtime
+
+test-main: $(VENV)/.installed
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+# The same engine tests under tflite-runtime 2.14.
+test-tflite-runtime: $(if $(PYTHON_TFLITE),$(VENV_TFLITE)/.installed)
+ifeq ($(PYTHON_TFLITE),)
+	@echo "skipped: the engine tests under tflite-runtime need python3.11 on the PATH (its last wheels are for 3.11)"
+else
+	$(VENV_TFLITE)/bin/python -m pytest -p no:cacheprovider tests/inference
+endif
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edge-runtime needs Python 3.11 or newer; run make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV_TFLITE)/.installed: pyproject.toml
+	$(PYTHON_TFLITE) -m venv $(VENV_TFLITE)
+	$(VENV_TFLITE)/bin/python -m pip install --quiet --disable-pip-version-check tflite-runtime==2.14.0 'numpy<2' \
+		flatbuffers pillow pytest pytest-timeout hypothesis
+	@echo "$(CURDIR)" > $$($(VENV_TFLITE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/edge_runtime_checkout.pth
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV_TFLITE) .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
