@@ -14,9 +14,10 @@ from edge_runtime.config import MqttConfig
 from edge_runtime.contract.names import Topics
 from edge_runtime.errors import ConfigError
 from edge_runtime.events import Deployment, EventBus, ModelsChanged, Result
+from edge_runtime.inference.registry import Registry
 from edge_runtime.inference.service import TENSOR_SOURCE, InferenceService
 from edge_runtime.transports.mqtt import broker_address, messages
-from edge_runtime.transports.mqtt.backoff import Backoff, Version, next_version
+from edge_runtime.transports.mqtt.backoff import STABLE_SECONDS, Backoff, Version, next_version
 from edge_runtime.transports.mqtt.broker_address import BrokerAddress
 from edge_runtime.transports.mqtt.embedded import EmbeddedBroker
 from edge_runtime.transports.mqtt.outbox import Outbox, Row
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 EMBEDDED = "embedded"
 FAREWELL_SECONDS = 1.0
 MAX_ANSWERS = 1000
+SUSPICIOUS_CONNECTIONS = 3
 # Within this, a request that is too large still gets an answer; beyond it an MQTT 5 broker keeps it from us.
 MAX_PACKET_FACTOR = 2
 
@@ -47,6 +49,7 @@ class MqttLink:
         state_path: Path,
         bus: EventBus,
         service: InferenceService,
+        registry: Registry,
         info: Callable[[], Mapping[str, Any]],
         models: Callable[[], Sequence[Mapping[str, Any]]],
     ) -> None:
@@ -56,6 +59,7 @@ class MqttLink:
         self._state_path = state_path
         self._bus = bus
         self._service = service
+        self._registry = registry
         self._info = info
         self._models = models
         self._topics = Topics(config.topic_prefix, device)
@@ -70,6 +74,7 @@ class MqttLink:
         self._thread: threading.Thread | None = None
         self._session: Session | None = None
         self._connected = False
+        self._short_lived = 0
         self._down_since = time.time()
         self._reason = "not started"
         self._announcements: dict[str, bytes] = {}
@@ -126,8 +131,16 @@ class MqttLink:
         self._outbox = await asyncio.to_thread(self._open_outbox)
         bounds = Bounds(self._config.request_max_bytes, self._config.requests_max_concurrent)
         self._requests = Requests(
-            self._service, self._topics, bounds, answer=self._send_answer, failed=self._report_failed_request
+            self._service,
+            self._registry,
+            self._bus,
+            self._topics,
+            bounds,
+            answer=self._send_answer,
+            failed=self._report_failed_request,
         )
+        if self._config.publish_tensor_requests:
+            self._service.report_tensor_requests = True
         self._refresh()
         self._unsubscribe = [
             self._bus.subscribe(Result, self._on_result),
@@ -223,7 +236,7 @@ class MqttLink:
         while self._flush_until is None:
             started = time.monotonic()
             ending = self._connect(version)
-            self._note(ending)
+            self._note(ending, time.monotonic() - started)
             following = version if self._embedded else next_version(self._config.protocol, version, ending.kind)
             if following == "3.1.1" and version == "5":
                 log.info("trying MQTT 3.1.1 with %s, since MQTT 5 failed: %s", self._address, ending.reason)
@@ -262,9 +275,10 @@ class MqttLink:
             tls=broker_address.tls_context(self._config) if self._address.tls else None,
         )
 
-    def _note(self, ending: Ending) -> None:
+    def _note(self, ending: Ending, lasted_seconds: float) -> None:
         if self._connected:
             self._down_since = time.time()
+            self._short_lived = self._short_lived + 1 if lasted_seconds < STABLE_SECONDS else 0
         if ending.kind == "takeover":
             log.error(
                 "MQTT: %s; is there a second box named %r with a copy of this one's state? waiting before the next try",
@@ -275,6 +289,13 @@ class MqttLink:
             log.info("disconnected from %s", self._address)
         elif self._connected or ending.reason != self._reason:
             log.warning("not connected to the broker %s, and trying again: %s", self._address, ending.reason)
+            if self._connected and self._short_lived >= SUSPICIOUS_CONNECTIONS:
+                # Not every broker says that a session was taken over; many just close.
+                log.warning(
+                    "%d connections in a row ended soon: does another client use the id %r?",
+                    self._short_lived,
+                    self._client_id,
+                )
         self._connected = False
         self._reason = ending.reason
 

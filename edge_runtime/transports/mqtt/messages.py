@@ -1,12 +1,11 @@
 """The payloads that DESIGN.md names, as plain data, and their JSON."""
 
-import json
-import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from edge_runtime.events import Deployment, Result
+from edge_runtime.transports import codec
 from edge_runtime.transports.mqtt.gaps import Gap
 
 ONLINE = b"online"
@@ -75,25 +74,21 @@ def request_failed(device: str, boot: str, model: str, error: Mapping[str, Any],
 
 
 def encode(document: Any) -> bytes:
-    """JSON (RFC 8259) of plain data; what JSON cannot say (NaN, infinity, foreign objects) becomes null or a number."""
+    """JSON of plain data; what JSON cannot say (numpy's types, other objects) becomes a number, a list or a string."""
     try:
-        text = json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        return text.encode()
+        return codec.encode_json(document)
     except (ValueError, TypeError):
-        text = json.dumps(_plain(document), allow_nan=False, separators=(",", ":"))
-        return text.encode()
+        return codec.encode_json(_plain(document))
 
 
 def _plain(value: Any, depth: int = 64) -> Any:
     if depth == 0:
         return None
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): _plain(item, depth - 1) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item, depth - 1) for item in value]
-    if value is None or isinstance(value, str | int):
+    if value is None or isinstance(value, str | int | float):
         return value
     # numpy's arrays and scalars, without importing numpy for it
     return _plain(value.tolist(), depth - 1) if hasattr(value, "tolist") else str(value)

@@ -11,7 +11,10 @@ from typing import Any
 from edge_runtime.contract import names
 from edge_runtime.contract.errors import ContractError
 from edge_runtime.errors import CallerError, Code, EdgeError
+from edge_runtime.events import EventBus, Result
+from edge_runtime.inference.registry import Registry
 from edge_runtime.inference.service import InferenceService, Sample
+from edge_runtime.transports import codec
 from edge_runtime.transports.mqtt import messages
 from edge_runtime.transports.mqtt.session import Incoming, Outgoing
 
@@ -37,6 +40,8 @@ class Requests:
     def __init__(
         self,
         service: InferenceService,
+        registry: Registry,
+        bus: EventBus,
         topics: names.Topics,
         bounds: Bounds,
         *,
@@ -44,6 +49,8 @@ class Requests:
         failed: Callable[[str, Mapping[str, Any]], None],
     ) -> None:
         self._service = service
+        self._registry = registry
+        self._bus = bus
         self._topics = topics
         self._bounds = bounds
         self._answer = answer
@@ -108,15 +115,33 @@ class Requests:
 
     async def _serve(self, message: Incoming) -> None:
         try:
-            document = await _document(self._predict(message))
+            document = await _document(self._answer_to(message))
         finally:
             self._slots.release()
         self._reply(message, document)
 
+    async def _answer_to(self, message: Incoming) -> Mapping[str, Any]:
+        # A picture can hold these bytes by chance, but does not begin like a JSON object.
+        if message.payload.lstrip()[:1] == b"{" and b'"inputs"' in message.payload:
+            document = codec.decode_json(message.payload)
+            if "inputs" in document:
+                return await self._infer(message, document)
+        return await self._predict(message)
+
+    async def _infer(self, message: Incoming, document: Any) -> Mapping[str, Any]:
+        started = time.perf_counter()
+        description = self._registry.find(_model(message)).description
+        request = codec.parse_infer(document, description.inputs)
+        inference = await self._service.infer(_model(message), request.tensors, deadline=_deadline(message))
+        answer = codec.format_infer(inference, description.outputs, request)
+        if not message.response_topic and not self._service.report_tensor_requests:
+            latency_ms = (time.perf_counter() - started) * 1000
+            self._bus.publish(Result(inference.model, inference.version, time.time(), SOURCE, answer, latency_ms))
+        return answer
+
     async def _predict(self, message: Incoming) -> Mapping[str, Any]:
-        deadline = None if message.expiry_seconds is None else time.monotonic() + message.expiry_seconds
         sample = Sample(message.payload, message.content_type)
-        answer = await self._service.predict(_model(message), sample, deadline=deadline, source=SOURCE)
+        answer = await self._service.predict(_model(message), sample, deadline=_deadline(message), source=SOURCE)
         return {
             "model": answer.model,
             "version": answer.version,
@@ -145,6 +170,11 @@ class Requests:
         if not allowed:
             log.warning("no answer was sent to the response topic %r: it is not a caller's own topic", topic)
         return allowed
+
+
+def _deadline(message: Incoming) -> float | None:
+    """When the caller no longer waits, in time.monotonic() seconds (MQTT 5, section 3.3.2.3.3)."""
+    return None if message.expiry_seconds is None else time.monotonic() + message.expiry_seconds
 
 
 def _model(message: Incoming) -> str:

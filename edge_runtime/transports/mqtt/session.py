@@ -31,6 +31,7 @@ CONNACK_SECONDS = 10.0
 # A broker that answers pings but acknowledges nothing for so long is as good as gone.
 PUBACK_SECONDS = 30.0
 TICK_SECONDS = 1.0
+STOPPING_TICK_SECONDS = 0.05
 # MQTT 5, section 3.2.2.2 and 3.14.2.1: CONNACK and DISCONNECT reason codes.
 UNSUPPORTED_VERSION = 0x84
 SESSION_TAKEN_OVER = 0x8E
@@ -181,7 +182,8 @@ class Session:
         poll = select.poll()  # select(2) ends at file descriptor 1023, which a busy box reaches
         poll.register(connection, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
         poll.register(self._waker, select.POLLIN)
-        found = dict(poll.poll(0 if pending else TICK_SECONDS * 1000))
+        tick = STOPPING_TICK_SECONDS if self._owner.stopping() else TICK_SECONDS
+        found = dict(poll.poll(0 if pending else tick * 1000))
         if found.pop(self._waker.fileno(), 0):
             self._waker.drain()
         events = found.get(connection.fileno(), 0)
