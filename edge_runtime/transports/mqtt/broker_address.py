@@ -46,6 +46,17 @@ def credentials(config: MqttConfig) -> tuple[str, str | None] | None:
     return (username, password) if username or password else None
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails, which paho does not do."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - ssl's own signature
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 def tls_context(config: MqttConfig) -> ssl.SSLContext:
     """The TLS client context; made anew for each connection, since certificates are rotated.
 
@@ -54,6 +65,7 @@ def tls_context(config: MqttConfig) -> ssl.SSLContext:
     """
     try:
         context = ssl.create_default_context(cafile=config.ca or None)
+        context.sslsocket_class = _TlsSocket
         if config.cert:
             context.load_cert_chain(config.cert, config.key)
     except (OSError, ssl.SSLError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from edge_runtime.config import MqttConfig
 from edge_runtime.contract.names import Topics
-from edge_runtime.errors import ConfigError
+from edge_runtime.errors import ConfigError, EdgeError
 from edge_runtime.events import Deployment, EventBus, ModelsChanged, Result
 from edge_runtime.inference.registry import Registry
 from edge_runtime.inference.service import TENSOR_SOURCE, InferenceService
@@ -22,7 +22,15 @@ from edge_runtime.transports.mqtt.broker_address import BrokerAddress
 from edge_runtime.transports.mqtt.embedded import EmbeddedBroker
 from edge_runtime.transports.mqtt.outbox import Outbox, Row
 from edge_runtime.transports.mqtt.requests import Bounds, Requests
-from edge_runtime.transports.mqtt.session import Ending, Incoming, Outgoing, Plan, Session
+from edge_runtime.transports.mqtt.session import (
+    CONNACK_BEFORE_FALLBACK_SECONDS,
+    CONNACK_SECONDS,
+    Ending,
+    Incoming,
+    Outgoing,
+    Plan,
+    Session,
+)
 from edge_runtime.transports.mqtt.unstored import Unstored
 from edge_runtime.transports.mqtt.waker import Waker
 
@@ -69,7 +77,6 @@ class MqttLink:
         if config.url != EMBEDDED:
             self._address = broker_address.parse(config.url)
             _ = broker_address.credentials(config), self._address.tls and broker_address.tls_context(config)
-        self._waker = Waker()
         self._unsubscribe: list[Callable[[], None]] = []
         self._thread: threading.Thread | None = None
         self._session: Session | None = None
@@ -123,12 +130,19 @@ class MqttLink:
 
         Raises:
             ConfigError: the embedded broker is asked for, but not installed, or cannot listen.
+            DeviceError: the state file cannot be opened.
         """
         self._loop = asyncio.get_running_loop()
         if self._config.url == EMBEDDED:
             self._embedded = EmbeddedBroker(self._config.embedded_host, self._config.embedded_port)
             self._address = await asyncio.to_thread(self._embedded.start)
-        self._outbox = await asyncio.to_thread(self._open_outbox)
+        self._waker = Waker()
+        try:
+            self._outbox = await asyncio.to_thread(self._open_outbox)
+        except EdgeError:
+            self._waker.close()
+            await self._stop_embedded()
+            raise
         bounds = Bounds(self._config.request_max_bytes, self._config.requests_max_concurrent)
         self._requests = Requests(
             self._service,
@@ -169,6 +183,9 @@ class MqttLink:
         if self._thread.is_alive():
             log.warning("a connection attempt to %s does not end, and is left behind", self._address)
         await asyncio.to_thread(self._outbox.close)
+        await self._stop_embedded()
+
+    async def _stop_embedded(self) -> None:
         if self._embedded is not None:
             await asyncio.to_thread(self._embedded.stop)
 
@@ -261,6 +278,7 @@ class MqttLink:
     def _plan(self, version: Version) -> Plan:
         if self._address is None:
             raise ConfigError("mqtt.url names no broker")
+        may_fall_back = self._config.protocol == "auto" and version == "5"
         return Plan(
             address=self._address,
             version=version,
@@ -271,6 +289,7 @@ class MqttLink:
             keepalive_seconds=self._config.keepalive_seconds,
             window=self._config.inflight_max_messages,
             max_packet_bytes=MAX_PACKET_FACTOR * self._config.request_max_bytes + 65_536,
+            connack_seconds=CONNACK_BEFORE_FALLBACK_SECONDS if may_fall_back else CONNACK_SECONDS,
             login=broker_address.credentials(self._config) if self._embedded is None else None,
             tls=broker_address.tls_context(self._config) if self._address.tls else None,
         )

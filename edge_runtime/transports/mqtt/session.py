@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
 CONNACK_SECONDS = 10.0
+# Some brokers that do not know MQTT 5 say nothing (amqtt waits for bytes it misread): then 3.1.1 is tried early.
+CONNACK_BEFORE_FALLBACK_SECONDS = 3.0
 # A broker that answers pings but acknowledges nothing for so long is as good as gone.
 PUBACK_SECONDS = 30.0
 TICK_SECONDS = 1.0
@@ -86,6 +88,7 @@ class Plan:
     keepalive_seconds: int
     window: int
     max_packet_bytes: int
+    connack_seconds: float = CONNACK_SECONDS
     login: tuple[str, str | None] | None = None
     tls: ssl.SSLContext | None = None
 
@@ -143,7 +146,7 @@ class Session:
             properties.MaximumPacketSize = plan.max_packet_bytes
         try:
             self._client.connect(plan.address.host, plan.address.port, plan.keepalive_seconds, properties=properties)
-            self._serve(time.monotonic() + CONNACK_SECONDS)
+            self._serve(time.monotonic() + plan.connack_seconds)
         except (OSError, ValueError) as error:  # ValueError: ssl.CertificateError, a host name that IDNA rejects
             self._end("lost", str(error) or type(error).__name__)
         finally:
@@ -156,7 +159,7 @@ class Session:
             if not self._up and self._owner.stopping():
                 self._end("stopped", "stopped while connecting")
             elif not self._up and time.monotonic() > connack_deadline:
-                self._end("unanswered", f"no CONNACK within {CONNACK_SECONDS:g} s")
+                self._end("unanswered", f"no CONNACK within {self._plan.connack_seconds:g} s")
 
     def _turn(self) -> None:
         connection = self._client.socket()
