@@ -205,18 +205,18 @@ class FramesConfig:
 class WindowConfig:
     """How readings become one input: `count` readings, then `hop` readings on (0: no overlap).
 
-    `max_waiting` windows wait for the model; the oldest gives way. `max_bytes` bounds one window in memory.
+    `max_waiting_windows` wait for the model; the oldest gives way. `max_bytes` bounds one window in memory.
     """
 
     count: int = 1
     hop: int = 0
     max_bytes: int = 64 * 1024 * 1024
-    max_waiting: int = 4
+    max_waiting_windows: int = 4
 
     def __post_init__(self) -> None:
         _require(1 <= self.count <= 1_000_000, f"count must be 1 to 1000000, but is {self.count}")
         _require(0 <= self.hop <= 1_000_000, f"hop must be 0 to 1000000, but is {self.hop}")
-        _require(1 <= self.max_waiting <= 1000, f"max_waiting must be 1 to 1000 windows, but is {self.max_waiting}")
+        _require(1 <= self.max_waiting_windows <= 1000, "max_waiting_windows must be 1 to 1000")
 
 
 @dataclass(frozen=True, slots=True)

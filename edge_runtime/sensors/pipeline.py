@@ -36,7 +36,7 @@ class Pipeline:
         self._frames = _frame_decoder(config.frames)
         self._values = _value_decoder(config.frames)
         self._window = Window(config.window.count, config.window.hop, config.window.max_bytes)
-        self._waiting: asyncio.Queue[NDArray[np.float64]] = asyncio.Queue(config.window.max_waiting)
+        self._waiting: asyncio.Queue[NDArray[np.float64]] = asyncio.Queue(config.window.max_waiting_windows)
         self._opening = 0
         self._counts: Counter[str] = Counter()
         self._errors: Counter[Code] = Counter()

@@ -120,7 +120,7 @@ def test_slow_inference_does_not_hold_up_reading(pty: tuple[int, str]) -> None:
     service.gate.clear()
 
     async def scenario() -> None:
-        async with running(Pipeline(config(path, window={"max_waiting": 3}), service)) as pipeline:
+        async with running(Pipeline(config(path, window={"max_waiting_windows": 3}), service)) as pipeline:
             await until(lambda: pipeline.status()["state"] == "open", "open")
             os.write(master, b"0\n")
             await until(lambda: pipeline.status()["windows_waiting"] == 0 and pipeline.status()["windows"], "taken")
