@@ -174,7 +174,7 @@ class MqttLink:
         if self._thread is None:
             return
         deadline = time.monotonic() + flush_seconds
-        await self._requests.close(flush_seconds)
+        await self._requests.close(flush_seconds / 2)
         for unsubscribe in self._unsubscribe:
             unsubscribe()
         self._flush_until = deadline

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -110,7 +110,7 @@ class Watcher:
     messages: list[Received] = field(default_factory=list)
     subscribed: threading.Event = field(default_factory=threading.Event)
 
-    def __enter__(self) -> "Watcher":
+    def __enter__(self) -> Self:
         self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id=self.client_id, protocol=self.version)
         if self.login:
             self.client.username_pw_set(*self.login)
@@ -226,7 +226,7 @@ class Gate:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
 
-    def __enter__(self) -> "Gate":
+    def __enter__(self) -> Self:
         self._start(self._accept)
         self._open = True
         return self

@@ -80,7 +80,7 @@ def test_broker_killed_while_results_are_produced(box: Box, make_broker: Callabl
 
 
 def test_daemon_killed_in_the_middle(box: Box, broker: Mosquitto) -> None:
-    """kill -9 of the box: the will says offline, and the next start sends the rest first, with no number missing."""
+    """After kill -9 of the box the will says offline; the next start sends the rest first, and no number is missing."""
     paths = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
     with Gate(broker.port) as gate, Watcher(broker.port, qos=0) as watcher:
         script = CHILD.format(paths=paths, state=str(box.state), url=gate.url)

@@ -2,7 +2,7 @@
 
 import asyncio
 import builtins
-import datetime
+import datetime as dt
 import ipaddress
 from collections.abc import Callable
 from pathlib import Path
@@ -119,25 +119,25 @@ def certify(
     """Make a key and a certificate for 127.0.0.1, signed by `issuer` or by itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     parent, parent_key = (issuer[0].subject, issuer[1]) if issuer else (subject, key)
     authority_key_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(parent_key.public_key())
-    usage = {name: False for name in ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")}
+    unused = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
     certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(parent)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(authority_key_id, critical=False)
         .add_extension(
             x509.KeyUsage(
-                **usage,
+                **dict.fromkeys(unused, False),
                 digital_signature=True,
                 key_cert_sign=issuer is None,
                 crl_sign=issuer is None,

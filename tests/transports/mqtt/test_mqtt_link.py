@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mqtt_peers import DEVICE, DIGITS, EVENTS, STATUS, Box, Mosquitto, Watcher, until
 from peers import free_port, require_peer
 
 from edge_runtime.errors import ConfigError
-from edge_runtime.events import Deployment, ModelsChanged
+from edge_runtime.events import Deployment, ModelsChanged, Result
 from edge_runtime.transports.mqtt import MqttLink
 
 MakeBroker = Callable[..., Mosquitto]
@@ -170,6 +171,28 @@ def test_hung_broker_does_not_hold_up_the_stop(box: Box, broker: Mosquitto) -> N
         finally:
             os.kill(broker.pid, signal.SIGCONT)
         assert not link.dead()
+
+    asyncio.run(scenario())
+
+
+def test_stop_while_the_broker_says_nothing(box: Box) -> None:
+    """A broker that accepts and is silent does not hold up the stop."""
+
+    async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await reader.read()
+        writer.close()
+
+    connected = asyncio.Event()
+
+    async def scenario() -> None:
+        async with await asyncio.start_server(ignore, "127.0.0.1", 0) as server:
+            link = box.link(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            await link.start()
+            await connected.wait()
+            started = time.monotonic()
+            await link.stop(1.0)
+            assert time.monotonic() - started < 1.5
 
     asyncio.run(scenario())
 
@@ -366,10 +389,6 @@ def test_result_that_json_cannot_say(box: Box, broker: Mosquitto) -> None:
     """NaN becomes null and foreign objects become text: no result is lost for how it looks."""
 
     async def scenario() -> None:
-        import numpy as np
-
-        from edge_runtime.events import Result
-
         with Watcher(broker.port) as watcher:
             link = box.link(broker.url)
             await connect(link)
