@@ -39,7 +39,10 @@ class Model:
     """
 
     def __init__(self, content: bytes, kernels: Kernels = "builtin") -> None:
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType  # noqa: PLC0415 - heavy
+        try:
+            from ai_edge_litert.interpreter import Interpreter, OpResolverType  # noqa: PLC0415 - heavy
+        except ImportError as error:
+            raise ConvertError(f"LiteRT is missing here ({error}): pip install 'edge-runtime[convert]'") from error
 
         resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if kernels == "builtin" else OpResolverType.AUTO
         self.size_bytes = len(content)
@@ -56,6 +59,10 @@ class Model:
         self._outputs = self._interpreter.get_output_details()
         self.inputs = tuple(tensor_spec(detail, inputs) for detail in self._inputs)
         self.outputs = tuple(tensor_spec(detail, outputs) for detail in self._outputs)
+        for specs in (self.inputs, self.outputs):
+            names = [spec.name for spec in specs]
+            if "" in names or len(set(names)) < len(names):
+                raise ConvertError(f"the model's tensors need names of their own, but are called {names}")
 
     @property
     def reduced(self) -> bool:

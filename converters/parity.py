@@ -109,11 +109,11 @@ def _spread(values: NDArray[Any]) -> float:
 def box_parity(task: Task, specs: tuple[TensorSpec, ...], builtin: Tensors, fast: Tensors) -> Parity:
     """What a box's kernels may differ by: twice what the fast kernels differ from the built-in ones here.
 
-    At the least two steps of an integer output, or a thousandth of a float output's range: other processors have
-    other kernels. Rounded up to 1, 2 or 5 times a power of ten.
+    At the least two steps of an integer output and a thousandth of the output's range: other processors have other
+    kernels. Rounded up to 1, 2 or 5 times a power of ten.
     """
     measured = max(float(np.abs(builtin[name] - fast[name]).max()) for name in builtin)
-    floor = max(2 * spec.scale if spec.quantized else _spread(builtin[spec.name]) * 1e-3 for spec in specs)
+    floor = max(max(2 * spec.scale, _spread(builtin[spec.name]) * 1e-3) for spec in specs)
     tolerance = _round_up(max(HEADROOM * measured, floor))
     if task != "classification":
         return Parity(0.0, tolerance)  # the largest value of another task's output says nothing

@@ -96,6 +96,9 @@ def convert(options: Options) -> Outcome:
 
 
 def _check_declared(options: Options, model: Model, labels: list[str] | None) -> None:
+    for spec in model.inputs:
+        if -1 in spec.shape[1:]:
+            raise ConvertError(f"input {spec.name!r} has open dimensions {spec.shape}: export it with a fixed shape")
     shape = model.inputs[0].shape
     channels = shape[-1] if len(shape) > 1 else 1
     declared = options.input or InputDeclaration()
@@ -104,7 +107,7 @@ def _check_declared(options: Options, model: Model, labels: list[str] | None) ->
             raise ConvertError(
                 f"{flag} has {len(values)} values, but the input has {channels} channels: give 1 or {channels}"
             )
-    if declared.kind == "image" and (len(shape) != 4 or channels not in (1, 3)):  # noqa: PLR2004 - NHWC
+    if declared.kind == "image" and (len(shape) != 4 or channels not in (1, 3)):
         raise ConvertError(f"--input image: the model takes {shape}, which is no picture (1, height, width, 1 or 3)")
     classes = model.outputs[0].shape[-1] if model.outputs[0].shape else 1
     if labels is not None and options.task in (None, "classification") and len(labels) != classes:

@@ -99,6 +99,8 @@ def quantize(content: bytes, scheme: Scheme, calibration: Samples | None) -> byt
             result = _quantized(modernize(content), RECIPES[scheme], calibration if needs_calibration(scheme) else None)
     except ConvertError:
         raise
+    except ImportError as error:
+        raise ConvertError(f"litert-quantizer is missing ({error}): pip install 'edge-runtime[convert]'") from error
     except Exception as error:  # the quantizer has no family of its own
         raise ConvertError(f"litert-quantizer cannot make this model {scheme}: {first_line(error)}") from error
     if not Model(result).reduced:

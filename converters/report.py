@@ -6,6 +6,7 @@ from typing import Any
 
 from converters.pipeline import Outcome
 
+FEW_SAMPLES = 20
 _METRICS = {
     "accuracy": "accuracy",
     "agreement": "best class as the float model",
@@ -64,12 +65,15 @@ def _notes(facts: dict[str, Any]) -> list[str]:
     notes = [f"evaluated on {evaluation['samples']} samples ({evaluation['from']})"]
     if calibration:
         notes[0] += f"; calibrated on {calibration['samples']}"
+    if facts["scheme"] == "int4":
+        notes.append("int4 runs on LiteRT; a box with tflite-runtime 2.14 refuses it")
+    if evaluation["samples"] < FEW_SAMPLES:
+        notes.append(f"{evaluation['samples']} samples are few: take the comparison as a hint")
     if not facts["task_declared"]:
         notes.append(f"task {facts['task']}: guessed from the outputs; --task says otherwise")
     parity = facts["parity"]
-    notes.append(
-        f"a box may differ by {parity['tolerance']:g} and must agree on {parity['top1_agreement']:.0%} of best classes"
-    )
+    agree = f" and must agree on {parity['top1_agreement']:.0%} of best classes" if parity["top1_agreement"] else ""
+    notes.append(f"a box's answers to the golden inputs may differ by {parity['tolerance']:g}{agree}")
     bundle = facts["bundle"]
     if bundle:
         signed = f"signed by {bundle['signed_by']}" if bundle["signed_by"] else "not signed"

@@ -68,7 +68,7 @@ def load(path: Path, model: Model) -> Samples:
 def split(samples: Samples, path: Path) -> tuple[Samples, Samples]:
     """Calibration and evaluation parts of one file: every fifth sample (at least one) is held out."""
     count = len(samples)
-    if count < 2:  # noqa: PLR2004 - one for each part
+    if count < 2:
         raise ConvertError(
             f"{path}: one sample is not enough to calibrate and to evaluate: give --evaluate or more samples"
         )
@@ -79,9 +79,10 @@ def split(samples: Samples, path: Path) -> tuple[Samples, Samples]:
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ConvertError(f"{path}: a single array; save it with numpy.savez(file, x=...)")
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ConvertError(f"{path}: a single array; save it with numpy.savez(file, x=...)")
+        with loaded as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise ConvertError(f"{path}: there is no such file") from error
