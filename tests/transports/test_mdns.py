@@ -173,22 +173,23 @@ def test_a_name_that_is_taken() -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize(("server", "ending"), [("edge-00000000.local.", "-2"), ("edge-ffffffff.local.", "")])
-def test_a_conflict_that_comes_later(server: str, ending: str) -> None:
+def test_a_conflict_that_comes_later() -> None:
     """When two networks with a box of the same name are joined, the one with the larger id takes another name."""
-    name = unique("twin")
 
-    async def scenario() -> None:
-        async with peer() as other, started(advertiser(name)) as box:
+    async def check(other: Peer, server: str, ending: str) -> None:
+        name = unique("twin")
+        async with started(advertiser(name)) as box:
             assert box.name == name
             await other.register(name, server, cooperating=True)
             await until(lambda: box.name == name + ending and box.problem() is None, "the decision")
-            if ending:
-                await until(
-                    lambda: (ServiceStateChange.Added, f"{box.name}.{names.SERVICE_TYPE}") in other.changes, "-2"
-                )
-                goodbye = (ServiceStateChange.Removed, f"{name}.{names.SERVICE_TYPE}")
-                assert goodbye not in other.changes  # it would withdraw the other box
+            wanted = (ServiceStateChange.Added, f"{name}{ending}.{names.SERVICE_TYPE}")
+            await until(lambda: wanted in other.changes, "the name")
+            # A goodbye under the name would withdraw the other box.
+            assert (ServiceStateChange.Removed, f"{name}.{names.SERVICE_TYPE}") not in other.changes
+
+    async def scenario() -> None:
+        async with peer() as other:
+            await asyncio.gather(check(other, "edge-00000000.local.", "-2"), check(other, "edge-ffffffff.local.", ""))
 
     run(scenario())
 
