@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from converters import bundling, pipeline, report
-from converters.errors import ConvertError
+from converters.errors import ConvertError, GateError
 from converters.quantize import SCHEMES
 from edge_runtime.contract import names, signing
 from edge_runtime.contract.errors import ContractError
@@ -54,7 +54,7 @@ def _run(options: pipeline.Options, report_path: Path | None, *, as_json: bool) 
         bundling.write_whole(report_path, text.encode() + b"\n")
     print(text if as_json else report.table(document))
     if outcome.bundle is None:
-        raise ConvertError(report.refusal(document))
+        raise GateError(report.refusal(document))
     if options.key is None:
         print(f"edge-convert: {_UNSIGNED}", file=sys.stderr)
     return 0

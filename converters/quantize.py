@@ -85,13 +85,13 @@ def needs_calibration(scheme: Scheme) -> bool:
 def quantize(content: bytes, scheme: Scheme, calibration: Samples | None) -> bytes:
     """The float model `content` as a .tflite quantized by `scheme`; "none" gives it back as it is.
 
+    `calibration` is used, and must be given, where the scheme needs it.
+
     Raises:
-        ConvertError: the model is quantized already, the scheme does not fit it, or calibration data is missing.
+        ConvertError: the model is quantized already, or the scheme does not fit it.
     """
     if scheme == "none":
         return content
-    if needs_calibration(scheme) and calibration is None:
-        raise ConvertError(f"--quantize {scheme} needs sample inputs to learn ranges from: give --calibrate DATA.npz")
     if Model(content).reduced:
         raise ConvertError("the source is quantized already: bundle it as it is with --quantize none")
     try:
