@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The older engine needs numpy 1 and Python 3.11 or older: it gets an environment of its own.
-PYTHON_TFLITE := $(shell command -v python3.11 2>/dev/null)
+PYTHON_TFLITE := $(shell python3.11 -c "import sys; print(sys.executable)" 2>/dev/null)
 VENV_TFLITE := .venv-tflite-runtime
 
 .PHONY: demo test test-main test-tflite-runtime lint format bench clean
@@ -46,7 +46,7 @@ $(VENV)/.installed: pyproject.toml
 $(VENV_TFLITE)/.installed: pyproject.toml
 	$(PYTHON_TFLITE) -m venv $(VENV_TFLITE)
 	$(VENV_TFLITE)/bin/python -m pip install --quiet --disable-pip-version-check tflite-runtime==2.14.0 'numpy<2' \
-		flatbuffers pillow pytest pytest-timeout hypothesis
+		flatbuffers pillow cryptography pytest pytest-timeout hypothesis
 	@echo "$(CURDIR)" > $$($(VENV_TFLITE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/edge_runtime_checkout.pth
 	@touch $@
 

@@ -299,6 +299,8 @@ class Deployer:
     def _load(self, digest: str) -> ServedVersion:
         deployment = self._known(digest)
         model = self._store.file(deployment.manifest)
-        if deployment.description is None or model is None or not model.exists():
-            raise DeviceError(f"the files of {deployment.manifest.name} {deployment.manifest.version} are not complete")
+        if deployment.description is None or model is None or not self._store.intact(deployment.manifest):
+            raise DeviceError(
+                f"the files of {deployment.manifest.name} {deployment.manifest.version} are damaged; push it again --force"
+            )
         return self._loader.load(deployment.manifest, deployment.description, model)

@@ -1,5 +1,6 @@
 """What the box has, durably: deployments in the state database, members as content-addressed files."""
 
+import hashlib
 import shutil
 import sqlite3
 from contextlib import closing
@@ -125,6 +126,15 @@ class Store:
         """Where a member lies; None if the bundle has none of that name."""
         entry = manifest.files.get(name)
         return self._objects / entry.sha256 if entry else None
+
+    def intact(self, manifest: Manifest) -> bool:
+        """Whether the stored model still has the bytes that were proven: cards wear out, and power fails."""
+        expected, path = manifest.files[MODEL], self._objects / manifest.files[MODEL].sha256
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == expected.sha256
+        except OSError:
+            return False
 
     def describe(self, digest: str, description: Description) -> None:
         """Keep what the probe found."""
