@@ -17,7 +17,7 @@ from edge_runtime.config import Config, PipelineConfig
 
 UNIT = ROOT / "systemd" / "edge-runtime.service"
 EXAMPLE = ROOT / "systemd" / "config.example.toml"
-# Measured with systemd 252: 1.8. What is left is the network (its purpose), AF_NETLINK, serial devices and /proc/cpuinfo.
+# Systemd 252 says 1.9. What is left is the network (its purpose), netlink, serial devices and /proc/cpuinfo.
 MAX_EXPOSURE = 2.0
 
 
