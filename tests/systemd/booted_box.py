@@ -27,6 +27,23 @@ name = "nspawn"
 require_signature = false
 [discovery]
 interfaces = ["127.0.0.1"]
+[[pipeline]]
+name = "bench"
+model = "digits"
+source = { port = "/run/sensor" }
+"""
+# A serial line as udev gives it to the group dialout, and a sensor that sends a picture ten times a second.
+SENSOR = """
+import grp, os, time, tty
+master, slave = os.openpty()
+tty.setraw(slave)
+path = os.ttyname(slave)
+os.chown(path, 0, grp.getgrnam("dialout").gr_gid)
+os.chmod(path, 0o660)
+os.symlink(path, "/run/sensor")
+while True:
+    os.write(master, b",".join([b"0.5"] * 64) + b"\\n")
+    time.sleep(0.1)
 """
 
 

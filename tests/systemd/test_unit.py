@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from booted_box import PREFIX, Box, booted
+from booted_box import PREFIX, SENSOR, Box, booted
 from peers import ROOT
 
 MODEL = ROOT / "examples/digits/digits_float.tflite"
@@ -68,6 +68,20 @@ def test_a_model_is_proved_and_runs_in_the_sandbox(box: Box) -> None:
     assert served(box) == ["digits"]
     assert infer(box) is not None
     assert "Operation not permitted" not in box.journal()
+
+
+def test_a_serial_sensor_is_read_through_the_group_dialout(box: Box) -> None:
+    """A port that appears while the daemon runs is opened by it without root, and its readings are answered."""
+
+    def sensor() -> dict[str, object]:
+        health = json.loads(box.run("curl", "-sS", "-m", "10", "http://127.0.0.1:8700/healthz"))
+        return dict(health["pipelines"]["bench"])
+
+    assert sensor()["state"] == "waiting for port"
+    box.run("systemd-run", "-q", "--unit=sensor", f"{PREFIX}/bin/python3", "-c", SENSOR)
+    box.until(lambda: sensor()["results"], "a result of the sensor")
+    box.run("systemctl", "stop", "sensor")
+    box.until(lambda: sensor()["state"] == "lost", "the loss is noticed")
 
 
 def test_a_killed_daemon_is_back_with_its_models(box: Box) -> None:
