@@ -170,7 +170,7 @@ def _json(added: argparse.ArgumentParser) -> None:
 
 def _seconds(text: str) -> float:
     seconds = float(text)
-    if not 0 < seconds < 1e6:  # noqa: PLR2004 - more than that is a slip, and NaN is no time
+    if not 0 < seconds < 1e6:
         raise argparse.ArgumentTypeError(f"{text} is not a time in seconds")
     return seconds
 

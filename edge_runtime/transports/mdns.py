@@ -54,7 +54,7 @@ class _Address:
     index: int
 
     def spoken(self) -> str | int:
-        return str(self.ip) if self.ip.version == 4 else self.index  # noqa: PLR2004 - the version of IP
+        return str(self.ip) if self.ip.version == 4 else self.index
 
 
 def _addresses(adapters: Iterable[ifaddr.Adapter]) -> list[_Address]:
@@ -94,11 +94,11 @@ def choose(adapters: Iterable[ifaddr.Adapter], http_host: str, interfaces: Seque
             else "this machine has no network address"
         )
     # A listener on 0.0.0.0 does not answer on IPv6, so IPv6 addresses are named only where it does.
-    usable = [a for a in wanted if a.ip == host or (host is None and (a.ip.version == 4 or ":" in http_host))]  # noqa: PLR2004
+    usable = [a for a in wanted if a.ip == host or (host is None and (a.ip.version == 4 or ":" in http_host))]
     best = (
         [a for a in usable if not a.ip.is_loopback and not a.ip.is_link_local]
         # Two machines on one cable have IPv4 link-local addresses only; a machine with no network has its loopback.
-        or [a for a in usable if not a.ip.is_loopback and a.ip.version == 4]  # noqa: PLR2004
+        or [a for a in usable if not a.ip.is_loopback and a.ip.version == 4]
         or [a for a in usable if a.ip == ipaddress.ip_address(_LOOPBACK)]
     )
     if not best:
