@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
 FAREWELL_SECONDS = 1.0
+# How long a stop waits for a connection attempt; inside one, the thread cannot be told to stop.
+GIVE_UP_SECONDS = 0.5
 MAX_ANSWERS = 1000
 SUSPICIOUS_CONNECTIONS = 3
 # Within this, a request that is too large still gets an answer; beyond it an MQTT 5 broker keeps it from us.
@@ -179,7 +181,8 @@ class MqttLink:
             unsubscribe()
         self._flush_until = deadline
         self._waker.wake()
-        await asyncio.to_thread(self._thread.join, max(0.0, deadline - time.monotonic()) + 2 * FAREWELL_SECONDS)
+        patience = max(0.0, deadline - time.monotonic()) + 2 * FAREWELL_SECONDS if self._connected else GIVE_UP_SECONDS
+        await asyncio.to_thread(self._thread.join, patience)
         if self._thread.is_alive():
             log.warning("a connection attempt to %s does not end, and is left behind", self._address)
         await asyncio.to_thread(self._outbox.close)

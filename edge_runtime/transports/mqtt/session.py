@@ -169,6 +169,7 @@ class Session:
         readable, writable = self._poll(connection)
         if readable:
             self._client.loop_read()
+            self._check_incoming()
         if writable:
             self._client.loop_write()
         self._client.loop_misc()
@@ -178,6 +179,16 @@ class Session:
             if self._leaving:
                 self._client.disconnect()
             self._check_acknowledgements()
+
+    def _check_incoming(self) -> None:
+        """End before a huge message fills the memory. MQTT 5 brokers keep it from us; 3.1.1 has no word for that."""
+        # paho offers no limit; this is the length that it has read from the fixed header.
+        size = getattr(self._client, "_in_packet", {}).get("remaining_length", 0)
+        if size > self._plan.max_packet_bytes:
+            limit = self._plan.max_packet_bytes
+            self._end(
+                "lost", f"somebody sent a message of {size} bytes, more than {limit} (see mqtt.request_max_bytes)"
+            )
 
     def _poll(self, connection: Any) -> tuple[bool, bool]:
         # TLS keeps decrypted bytes that poll(2) cannot see.

@@ -40,8 +40,9 @@ def test_embedded_broker_end_to_end(box: Box) -> None:
     asyncio.run(scenario())
 
 
-def test_fallback_to_3_1_1(box: Box) -> None:
+def test_fallback_to_3_1_1(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker elsewhere that refuses MQTT 5 is spoken to in 3.1.1."""
+    monkeypatch.setattr("edge_runtime.transports.mqtt.link.CONNACK_BEFORE_FALLBACK_SECONDS", 0.3)
     pytest.importorskip("amqtt")
 
     async def scenario() -> None:

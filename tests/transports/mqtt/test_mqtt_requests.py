@@ -165,6 +165,26 @@ def test_stopping_box_refuses(box: Box, broker: Mosquitto) -> None:
     asyncio.run(scenario())
 
 
+def test_huge_request_is_not_read(box: Box) -> None:
+    """In MQTT 3.1.1 no broker keeps a huge message from us: the connection is given up before it is in memory."""
+
+    async def send_huge(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1024)
+        # CONNACK, accepted; PUBLISH at QoS 0 with 200 MiB to come.
+        writer.write(b"\x20\x02\x00\x00" + b"\x30\x80\x80\x80\x64" + b"\x00\x16edge/kitchen/infer/digits"[:24])
+        await reader.read()
+        writer.close()
+
+    async def scenario() -> None:
+        async with await asyncio.start_server(send_huge, "127.0.0.1", 0) as server:
+            link = box.link(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}", protocol="3.1.1")
+            await link.start()
+            await until(lambda: "209715200 bytes" in (link.problem() or ""))
+            await link.stop(0.0)
+
+    asyncio.run(scenario())
+
+
 def test_retained_request_is_not_served(box: Box, broker: Mosquitto) -> None:
     """A retained request would be served again at every reconnect, so it is served never."""
 
