@@ -1,6 +1,7 @@
 """The configuration: TOML file, environment and --set, in rising order of precedence, decoded strictly."""
 
 import os
+import re
 import socket
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -272,27 +273,36 @@ def load(path: Path | None, settings: Sequence[str] = (), environ: Mapping[str, 
     Raises:
         ConfigError: a file that cannot be read, an unknown key or a wrong type; the message names where it came from.
     """
+    where = f"{path or DEFAULT_PATH}"
     document = _read(path or DEFAULT_PATH, required=path is not None)
-    _decode(document, f"{path or DEFAULT_PATH}")
+    # Which override set a key last: a mistake is told with the place where it was made.
+    origins: dict[str, str] = {}
     for variable in sorted(environ):
         if variable.startswith(ENV_PREFIX) and "__" in variable:
             keys = variable.removeprefix(ENV_PREFIX).lower().split("__")
             _assign(document, keys, environ[variable], variable)
-            _decode(document, variable)
+            origins[".".join(keys)] = variable
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set {setting}: write it as KEY=VALUE, for example http.port=8700")
         _assign(document, key.strip().split("."), value.strip(), f"--set {setting}")
-        _decode(document, f"--set {setting}")
-    return _decode(document, f"{path or DEFAULT_PATH}")
-
-
-def _decode(document: dict[str, Any], origin: str) -> Config:
+        origins[key.strip()] = f"--set {setting}"
     try:
         return strict.decode(Config, document)
     except ContractError as error:
-        raise ConfigError(f"{origin}: {error}") from error
+        raise ConfigError(f"{_origin(str(error), origins) or where}: {error}") from error
+
+
+_PATH_IN_MESSAGE = re.compile(r"unknown key '([\w.]+)|^([\w.]+)")
+
+
+def _origin(message: str, origins: Mapping[str, str]) -> str:
+    """The override that a message is about: the last one of the key, or of the table, that it names."""
+    named = _PATH_IN_MESSAGE.search(message)
+    path = (named[1] or named[2]).rstrip(".") if named else ""
+    about = [key for key in origins if f"{key}.".startswith(f"{path}.") or f"{path}.".startswith(f"{key}.")]
+    return origins[about[-1]] if about else ""
 
 
 def _read(path: Path, *, required: bool) -> dict[str, Any]:
@@ -312,11 +322,16 @@ def _assign(document: dict[str, Any], keys: list[str], text: str, origin: str) -
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
             raise ConfigError(f"{origin}: {key!r} is not a table and has no key {keys[-1]!r}")
-    table[keys[-1]] = _toml_value(text)
+    table[keys[-1]] = _toml_value(text, is_text=strict.type_at(Config, keys) is str)
 
 
-def _toml_value(text: str) -> Any:
-    """The TOML value that `text` is, or the text itself: nobody wants to quote a string twice in a shell."""
+def _toml_value(text: str, *, is_text: bool) -> Any:
+    """The TOML value that `text` is, or the text itself: nobody wants to quote a string twice in a shell.
+
+    A key that takes text takes it as it is (a password may look like a number), unless it is quoted.
+    """
+    if is_text and text.strip()[:1] not in ('"', "'"):
+        return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -61,7 +61,8 @@ def free_port() -> int:
 def daemon(config: Path, url: str, log_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A daemon in a process of its own, ready to be asked; stopped by SIGTERM at the end."""
     with log_path.open("wb") as log:
-        process = subprocess.Popen([str(BIN / "edge-runtime"), "serve", "--config", str(config)], stderr=log, stdout=log)
+        command = [str(BIN / "edge-runtime"), "serve", "--config", str(config)]
+        process = subprocess.Popen(command, stderr=log, stdout=log)
         try:
             wait_ready(process, url, log_path)
             yield process
@@ -182,15 +183,15 @@ def find(name: str) -> None:
         raise SystemExit(f"{name} was not found by mDNS")
 
 
-def ask(url: str, subscriber: Subscriber, pictures: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[float, float]:
+def ask(url: str, subscriber: Subscriber, picture: NDArray[np.uint8], label: int) -> tuple[float, float]:
     """Show a digit, ask over HTTP, hear it over MQTT; returns both latencies in milliseconds."""
     say("A digit that the model has never seen")
-    print(draw(pictures[0]))
+    print(draw(picture))
     say("Ask for its class over HTTP, as a picture")
     http = urllib3.PoolManager()
     started = time.perf_counter()
     answer = http.request(
-        "POST", f"{url}/models/{MODEL}/predict", body=png(pictures[0]), headers={"content-type": "image/png"}
+        "POST", f"{url}/models/{MODEL}/predict", body=png(picture), headers={"content-type": "image/png"}
     ).json()
     http_ms = (time.perf_counter() - started) * 1000
     print(json.dumps(answer, indent=2)[:400])
@@ -198,8 +199,8 @@ def ask(url: str, subscriber: Subscriber, pictures: NDArray[np.uint8], labels: N
     arrived, topic, message = subscriber.next_result("http")
     mqtt_ms = (arrived - started) * 1000
     print(topic, json.dumps(message)[:300])
-    if answer["result"]["label"] != str(labels[0]) or message["result"] != answer["result"]:
-        raise SystemExit(f"expected {labels[0]} over both, got {answer['result']['label']} and {message['result']}")
+    if answer["result"]["label"] != str(label) or message["result"] != answer["result"]:
+        raise SystemExit(f"expected {label} over both, got {answer['result']['label']} and {message['result']}")
     return http_ms, mqtt_ms
 
 
@@ -255,7 +256,7 @@ def main() -> int:
         subscriber = Subscriber(mqtt_port)
         stack.callback(subscriber.close)
         pictures, labels = data.held_out_pictures()
-        http_ms, mqtt_ms = ask(url, subscriber, pictures, labels)
+        http_ms, mqtt_ms = ask(url, subscriber, pictures[0], int(labels[0]))
         median_ms, right = http_latency(url, pictures[:200], labels[:200])
         serial_ms = scan(sensor, subscriber, pictures[1], int(labels[1]))
         say("Measured on this machine")

@@ -123,7 +123,6 @@ def test_other_variables_are_left_alone(file: Path) -> None:
     assert load(file, EDGE_RUNTIME_REQUIRE_PEERS="1", HTTP__PORT="9", OTHER_HTTP__PORT="9").http.port == 1001
 
 
-@pytest.mark.xfail(reason="each variable is judged before the next one is read", raises=ConfigError)
 def test_keys_that_belong_together_may_come_one_by_one() -> None:
     """A certificate and its key can be given in two variables, or in two --set."""
     assert load(None, "mqtt.cert=c", "mqtt.key=k").mqtt.key == "k"

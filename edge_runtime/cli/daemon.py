@@ -6,8 +6,10 @@ import contextlib
 import importlib.util
 import json
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,19 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(config: Config, _: argparse.Namespace) -> int:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_until_signal(config))
+    _leave_stuck_threads()
     return 0
+
+
+def _leave_stuck_threads() -> None:
+    """End now if a model still runs: nothing can interrupt it, and Python would wait for its thread for ever."""
+    stuck = [
+        t.name for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon and t.is_alive()
+    ]
+    if stuck:
+        logging.getLogger(__name__).warning("leaving %s behind in a model that does not end", ", ".join(stuck))
+        logging.shutdown()
+        os._exit(0)
 
 
 async def _until_signal(config: Config) -> None:

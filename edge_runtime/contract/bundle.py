@@ -8,7 +8,7 @@ import hashlib
 import io
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -113,12 +113,25 @@ class BundleReader:
         if info is None:
             raise ContractError(f"bundle has no {name}")
         digest, size = hashlib.sha256(), 0
-        try:
-            with self._archive.open(info) as source:
-                while chunk := source.read(_CHUNK):
-                    digest.update(chunk)
-                    size += len(chunk)
-                    target.write(chunk)
-        except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error) as error:
-            raise ContractError(f"bundle member {name!r} cannot be read: {error}") from error
+        for chunk in self._chunks(info):
+            digest.update(chunk)
+            size += len(chunk)
+            target.write(chunk)  # outside of _chunks: a full disk is not the bundle's fault
         return FileEntry(digest.hexdigest(), size)
+
+    def _chunks(self, info: zipfile.ZipInfo) -> Iterator[bytes]:
+        # OSError: offsets that do not fit the file make zipfile seek to before its start.
+        wrong = (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, struct.error)
+        try:
+            source = self._archive.open(info)
+        except wrong as error:
+            raise ContractError(f"bundle member {info.filename!r} cannot be read: {error}") from error
+        with source:
+            while True:
+                try:
+                    chunk = source.read(_CHUNK)
+                except wrong as error:
+                    raise ContractError(f"bundle member {info.filename!r} cannot be read: {error}") from error
+                if not chunk:
+                    return
+                yield chunk

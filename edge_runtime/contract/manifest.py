@@ -121,10 +121,18 @@ def parse(data: bytes) -> Manifest:
     if len(data) > MAX_MANIFEST_BYTES:
         raise ContractError(f"manifest.json has {len(data)} bytes, more than {MAX_MANIFEST_BYTES}")
     try:
-        document = json.loads(data)
+        document = json.loads(data, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise ContractError(f"manifest.json is not JSON: {error}") from error
     manifest = strict.decode(Manifest, document)
-    if manifest.canonical() != data:
+    try:
+        canonical = manifest.canonical()
+    except UnicodeEncodeError as error:
+        raise ContractError(f"manifest.json has a string that is no text: {error}") from error
+    if canonical != data:
         raise ContractError("manifest.json is not in canonical form (sorted keys, no spaces, defaults left out)")
     return manifest
+
+
+def _no_number(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON number (RFC 8259, section 6)")

@@ -13,7 +13,7 @@ BUNDLE_SUFFIX = ".edgemodel"
 
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,31}")
-_DEVICE = re.compile(r"[^/+#\x00-\x1f]{1,63}")
+_DEVICE = re.compile(r"[^/+#\x00-\x1f\ud800-\udfff]{1,63}")
 
 
 def check_model_name(name: str) -> str:
@@ -48,7 +48,7 @@ def sequence_of(version: str) -> int:
     Raises:
         ContractError: the version is not three dotted numbers below 1,000,000.
     """
-    parts = re.fullmatch(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})", version)
+    parts = re.fullmatch(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})", version, re.ASCII)
     if not parts:
         raise ContractError(f"version {version!r} gives no sequence number: write it as MAJOR.MINOR.PATCH")
     major, minor, patch = (int(part) for part in parts.groups())

@@ -20,8 +20,11 @@ def quantize(real: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     if spec.quantized:
         real = real / spec.scale + spec.zero_point
     if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        real = np.clip(np.rint(real), limits.min, limits.max)
+        limits, real = np.iinfo(dtype), np.rint(real)
+        top = np.float64(limits.max)  # 2**63 and 2**64 where the dtype has 64 bits: one more than it holds
+        with np.errstate(invalid="ignore"):
+            clipped = np.clip(real, limits.min, top).astype(dtype)
+        real = np.where(np.asarray(real) >= top, limits.max, clipped)
     stored: NDArray[Any] = np.asarray(real, dtype=dtype)
     return stored
 

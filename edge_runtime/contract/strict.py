@@ -7,7 +7,7 @@ libraries that do this strictly have no 32-bit ARM wheel (see docs/adr/0003).
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -23,6 +23,16 @@ def decode(kind: type[T], data: object, path: str = "") -> T:
         ContractError: an unknown key, a missing key or a wrong type; the message names the path.
     """
     return typing.cast("T", _value(kind, data, path))
+
+
+def type_at(kind: type, keys: Sequence[str]) -> object:
+    """The declared type of the value at `keys` in the dataclass `kind`; None if there is no such key."""
+    found: Any = kind
+    for key in keys:
+        if not dataclasses.is_dataclass(found):
+            return None
+        found = _hints(typing.cast("type", found)).get(key)
+    return found
 
 
 def encode(value: Any) -> Any:

@@ -52,6 +52,13 @@ def _failure(bundle: Path, progress: Progress, error: BaseException) -> tuple[St
     return state, f"internal error: {type(error).__name__}: {error}"
 
 
+def _fallback(served: tuple[str, str | None] | None, new: str) -> str | None:
+    """What to go back to once `new` is served: what was served, unless that is the same bundle pushed again."""
+    if served is None:
+        return None
+    return served[1] if served[0] == new else served[0]
+
+
 class Deployer:
     """One deployment at a time. Everything that blocks runs in threads; the registry changes on the event loop."""
 
@@ -103,7 +110,7 @@ class Deployer:
         accepted = await asyncio.to_thread(self._verify, bundle, progress, force=force)
         digest = accepted.manifest.digest()
         served = self._store.served(accepted.manifest.name)
-        if served is not None and served[0] == digest:
+        if served is not None and served[0] == digest and not force:
             reach(State.COMMITTED)  # it is what is served already: pushing twice is no error
             return
         reach(State.VERIFIED)
@@ -170,7 +177,7 @@ class Deployer:
         reach(State.TRIAL)
         try:
             await self._watch_trial(new)
-            await asyncio.to_thread(self._store.commit, self._known(digest), before[0] if before else None)
+            await asyncio.to_thread(self._store.commit, self._known(digest), _fallback(before, digest))
         except BaseException:
             self._registry.swap_back(new.name)
             self._bus.publish(events.ModelsChanged())
@@ -301,6 +308,7 @@ class Deployer:
         model = self._store.file(deployment.manifest)
         if deployment.description is None or model is None or not self._store.intact(deployment.manifest):
             raise DeviceError(
-                f"the files of {deployment.manifest.name} {deployment.manifest.version} are damaged; push it again --force"
+                f"the files of {deployment.manifest.name} {deployment.manifest.version} are damaged; "
+                "push it again with --force"
             )
         return self._loader.load(deployment.manifest, deployment.description, model)

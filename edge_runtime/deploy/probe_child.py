@@ -94,6 +94,7 @@ def examine(job: Job) -> Description:
             kernels=kernels,
             latency_ms=round(latency_ms, 4),
             memory_bytes=max(0, _resident_bytes() - before),
+            control_flow=tflite_metadata.has_control_flow(Path(job.model)),
         )
     raise ContentError(_summary(reasons))
 

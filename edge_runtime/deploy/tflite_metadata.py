@@ -17,7 +17,9 @@ from flatbuffers.table import Table
 from edge_runtime.contract.manifest import InputDeclaration
 
 _NAME = b"TFLITE_METADATA"
-_MODEL_BUFFERS, _MODEL_METADATA = 4, 6  # tflite.Model
+_MODEL_OPERATORS, _MODEL_BUFFERS, _MODEL_METADATA = 1, 4, 6  # tflite.Model
+_OLD_CODE, _NEW_CODE = 0, 3  # tflite.OperatorCode.deprecated_builtin_code, .builtin_code
+_CONTROL_FLOW = {31, 118, 119, 129}  # tflite.BuiltinOperator CALL, IF, WHILE, CALL_ONCE
 _METADATA_NAME, _METADATA_BUFFER = 0, 1  # tflite.Metadata
 _BUFFER_DATA = 0  # tflite.Buffer
 _SUBGRAPHS = 3  # ModelMetadata.subgraph_metadata
@@ -63,6 +65,19 @@ def read(path: Path) -> TFLiteMetadata:
         return TFLiteMetadata(_input(inputs[0]) if inputs else None, _labels(path, outputs))
     except _PARSE_ERRORS:
         return TFLiteMetadata()
+
+
+def has_control_flow(path: Path) -> bool:
+    """Whether the running time may depend on values, for there are loops or calls; True if it cannot be told."""
+    try:
+        return any(_operator(code) in _CONTROL_FLOW for code in _tables(_root(path.read_bytes()), _MODEL_OPERATORS))
+    except _PARSE_ERRORS:
+        return True
+
+
+def _operator(code: Table) -> int:
+    # Codes below 127 are in the old one-byte field, the new field is 0 then in old files: the larger one counts.
+    return max(_scalar(code, _OLD_CODE, number.Int8Flags), _scalar(code, _NEW_CODE, number.Int32Flags))
 
 
 def _metadata_root(data: bytes) -> Table | None:

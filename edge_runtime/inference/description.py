@@ -21,6 +21,7 @@ class Description:
         input: None where neither manifest nor metadata say how raw input becomes the tensor.
         labels: class names in the order of the output; empty where there are none.
         latency_ms: median of a few runs in the probe, in milliseconds, one thread.
+        control_flow: it has loops or branches, so that its running time depends on what it is given.
         memory_bytes: what one loaded session added to the probe's resident memory.
     """
 
@@ -34,6 +35,7 @@ class Description:
     labels: tuple[str, ...] = field(default=())
     latency_ms: float = 0.0
     memory_bytes: int = 0
+    control_flow: bool = False
 
     def to_json(self) -> str:
         """As JSON text."""

@@ -1,10 +1,14 @@
 """From a model file and its description to a served version."""
 
+import math
 import os
 from pathlib import Path
 
+import numpy as np
+
 from edge_runtime.config import EngineConfig
 from edge_runtime.contract.manifest import Manifest
+from edge_runtime.contract.tensors import NUMPY_NAMES
 from edge_runtime.inference import engine as engines
 from edge_runtime.inference.description import Description
 from edge_runtime.inference.pool import INLINE_BELOW_MS, Pool
@@ -30,6 +34,20 @@ class Loader:
         pool = Pool(
             sessions,
             max_waiting=self._config.queue_max_requests,
-            inline=0 < description.latency_ms < INLINE_BELOW_MS,
+            inline_bytes=_inline_bytes(description),
         )
         return ServedVersion(manifest, manifest.digest(), description, pool)
+
+
+def _inline_bytes(description: Description) -> int:
+    """Input size up to which a call is quick enough for the event loop: that of the probe's, if that one was quick.
+
+    A larger batch takes longer than was measured, and a loop in the model may take for ever.
+    """
+    quick = 0 < description.latency_ms < INLINE_BELOW_MS and not description.control_flow
+    if not quick or any(spec.datatype == "BYTES" for spec in description.inputs):
+        return 0
+    return sum(
+        math.prod(max(1, n) for n in spec.shape) * np.dtype(NUMPY_NAMES[spec.datatype]).itemsize
+        for spec in description.inputs
+    )

@@ -19,14 +19,17 @@ INLINE_BELOW_MS = 0.2
 
 
 class Pool:
-    """Runs calls of one model. Use it from one event loop only; the engine releases the GIL in its threads."""
+    """Runs calls of one model. Use it from one event loop only; the engine releases the GIL in its threads.
 
-    def __init__(self, sessions: Sequence[Session], *, max_waiting: int, inline: bool) -> None:
+    Calls with at most `inline_bytes` of input (0: none) run on the event loop itself.
+    """
+
+    def __init__(self, sessions: Sequence[Session], *, max_waiting: int, inline_bytes: int) -> None:
         self._idle = list(sessions)
         self._size = len(sessions)
         self._waiters: deque[asyncio.Future[Session]] = deque()
         self._max_waiting = max_waiting
-        self._inline = inline
+        self._inline_bytes = inline_bytes
         self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="engine")
 
     @property
@@ -51,9 +54,8 @@ class Pool:
             CallerError: OVERLOADED at once if too many wait already, DEADLINE_EXCEEDED if no answer came in time.
             ContentError: the model failed.
         """
-        if self._inline and self._idle:
-            session = self._idle[-1]
-            return session.run(tensors)
+        if self._inline_bytes and self._idle and sum(t.nbytes for t in tensors.values()) <= self._inline_bytes:
+            return self._idle[-1].run(tensors)
         session = await self._acquire(deadline)
         work = asyncio.get_running_loop().run_in_executor(self._threads, session.run, tensors)
         # The thread cannot be interrupted: the session comes back when it is done, whoever still waits for it.

@@ -165,7 +165,6 @@ def test_what_is_no_archive_is_refused(path: Path, data: bytes) -> None:
         read_all(path, data)
 
 
-@pytest.mark.xfail(reason="zipfile seeks before the file's start: an OSError gets out", raises=OSError)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @example(begin=0, length=1, insert=b"")
 @given(st.integers(0, len(packed())), st.integers(0, 40), st.binary(max_size=40))

@@ -98,6 +98,16 @@ def test_sessions_run_at_the_same_time_in_threads(digits: Path) -> None:
     assert found == {0: expected, 1: expected}
 
 
+def test_an_open_batch_dimension_takes_any_batch() -> None:
+    """Larger, smaller and larger again: each answer as if asked one by one."""
+    session = ENGINE.open(require_shared("models/micro/hello_world_float.tflite"), "fast", 1)
+    (x,), (y,) = session.inputs, session.outputs
+    assert x.shape == (-1, 1)
+    for size in (1, 7, 2, 30):
+        values = np.linspace(0, 6, size, dtype=np.float32).reshape(size, 1)
+        np.testing.assert_allclose(session.run({x.name: values})[y.name], np.sin(values), atol=0.25)
+
+
 @pytest.mark.parametrize("content", [b"", b"TFL3", bytes(8), b"\x1c\0\0\0TFL3", bytes(1000)])
 def test_what_is_no_model_is_refused_with_a_reason(tmp_path: Path, content: bytes) -> None:
     """Never a crash, never another exception."""

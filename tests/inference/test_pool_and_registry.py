@@ -55,7 +55,7 @@ def test_calls_wait_for_a_session_and_each_gets_its_answer() -> None:
 
     async def go() -> None:
         gate = Gate()
-        pool = Pool([gate], max_waiting=10, inline=False)
+        pool = Pool([gate], max_waiting=10, inline_bytes=0)
         calls = [asyncio.create_task(pool.run({"x": np.float32([i])}, soon())) for i in range(10)]
         await asyncio.to_thread(gate.entered.acquire)
         gate.open.set()
@@ -71,7 +71,7 @@ def test_a_full_queue_answers_at_once() -> None:
 
     async def go() -> None:
         gate = Gate()
-        pool = Pool([gate], max_waiting=1, inline=False)
+        pool = Pool([gate], max_waiting=1, inline_bytes=0)
         calls = [asyncio.create_task(pool.run(TENSORS, soon())) for _ in range(2)]
         await asyncio.to_thread(gate.entered.acquire)
         with pytest.raises(CallerError) as caught:
@@ -89,7 +89,7 @@ def test_a_late_call_is_dropped_and_its_session_comes_back() -> None:
 
     async def go() -> None:
         gate = Gate()
-        pool = Pool([gate], max_waiting=5, inline=False)
+        pool = Pool([gate], max_waiting=5, inline_bytes=0)
         late = [asyncio.create_task(pool.run(TENSORS, time.monotonic() + 0.05)) for _ in range(2)]
         for result in await asyncio.gather(*late, return_exceptions=True):
             assert isinstance(result, CallerError)
@@ -108,7 +108,7 @@ def test_a_cancelled_caller_loses_no_session() -> None:
 
     async def go() -> None:
         gate = Gate()
-        pool = Pool([gate], max_waiting=5, inline=False)
+        pool = Pool([gate], max_waiting=5, inline_bytes=0)
         calls = [asyncio.create_task(pool.run(TENSORS, soon())) for _ in range(3)]
         await asyncio.to_thread(gate.entered.acquire)
         for call in calls:
@@ -129,8 +129,8 @@ def test_a_failing_model_gives_its_session_back() -> None:
         gate = Gate()
         gate.fail = True
         gate.open.set()
-        for inline in (False, True):
-            pool = Pool([gate], max_waiting=0, inline=inline)
+        for inline_bytes in (0, 100):
+            pool = Pool([gate], max_waiting=0, inline_bytes=inline_bytes)
             for _ in range(3):
                 with pytest.raises(ContentError):
                     await pool.run(TENSORS, soon())
@@ -154,7 +154,7 @@ class ClosingPool(Pool):
 def served(version: str, name: str = "m") -> ServedVersion:
     """A version with a pool of one gate."""
     description = Description("e", "1", "fast", "raw", (SPEC,), (SPEC,))
-    pool = ClosingPool([Gate()], max_waiting=1, inline=False)
+    pool = ClosingPool([Gate()], max_waiting=1, inline_bytes=0)
     return ServedVersion(Manifest(name, version, {}), f"digest-{version}", description, pool)
 
 

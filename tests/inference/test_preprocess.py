@@ -63,7 +63,7 @@ def test_color_order_and_inversion() -> None:
 
 
 def test_crop_keeps_the_aspect_ratio_and_stretch_does_not() -> None:
-    """A picture with a red left half: stretched it stays half red, cropped to the middle it stays half red of a square."""
+    """A wide picture with a red left quarter: stretching shows it, cropping the middle out does not."""
     wide = Image.new("RGB", (64, 16), (0, 0, 0))
     wide.paste((255, 0, 0), (0, 0, 16, 16))
     buffer = io.BytesIO()
