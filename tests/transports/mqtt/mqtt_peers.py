@@ -3,7 +3,6 @@
 import asyncio
 import json
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,10 +12,10 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 import paho.mqtt.client as paho
+from brokers import wait_for
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from peers import free_port, require_peer
 
 from edge_runtime.config import MqttConfig
 from edge_runtime.contract.tensors import TensorSpec
@@ -32,58 +31,9 @@ DEVICE_ID = "0123456789abcdef"
 STATUS, EVENTS, DIGITS = (f"edge/{DEVICE}/{level}" for level in ("status", "events", "results/digits"))
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:
-    """Poll until `condition` holds; fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
-        time.sleep(0.005)
-    return found
-
-
 async def until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:
     """`wait_for` that lets the event loop run."""
     return await asyncio.to_thread(wait_for, condition, seconds, what)
-
-
-class Mosquitto:
-    """A mosquitto process that can be killed and started again on the same port."""
-
-    def __init__(self, folder: Path, lines: tuple[str, ...] = ()) -> None:
-        self.port = free_port()
-        self._config = folder / "mosquitto.conf"
-        allow = () if any(line.startswith("allow_anonymous") for line in lines) else ("allow_anonymous true",)
-        text = "\n".join((f"listener {self.port} 127.0.0.1", "user root", "log_dest none", *allow, *lines))
-        self._config.write_text(text + "\n", encoding="utf-8")
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> "Mosquitto":
-        """Start it, and wait until it answers."""
-        self._process = subprocess.Popen([require_peer("mosquitto"), "-c", str(self._config)])
-        wait_for(self._listens, what="mosquitto listens")
-        return self
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def kill(self) -> None:
-        """End it as a power cut would."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    @property
-    def pid(self) -> int:
-        """The running broker's process id."""
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def url(self) -> str:
-        """Where the broker is."""
-        return f"mqtt://127.0.0.1:{self.port}"
 
 
 @dataclass
