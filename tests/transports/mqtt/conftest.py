@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mqtt_peers import Box, Mosquitto
+from brokers import Mosquitto
+from mqtt_peers import Box
 
 
 @pytest.fixture

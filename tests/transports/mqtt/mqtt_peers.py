@@ -1,4 +1,4 @@
-"""A real mosquitto, a subscriber that remembers, and a box whose service answers without a model."""
+"""A subscriber that remembers, a gate before the broker, and a box whose service answers without a model."""
 
 import asyncio
 import json

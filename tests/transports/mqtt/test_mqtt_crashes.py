@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mqtt_peers import DIGITS, STATUS, Box, Gate, Mosquitto, Watcher, until, wait_for
+from brokers import Mosquitto, wait_for
+from mqtt_peers import DIGITS, STATUS, Box, Gate, Watcher, until
 
 ROOT = Path(__file__).resolve().parents[3]
 # mosquitto forgets all at kill -9, so a subscriber must get what the broker acknowledged before that: no windows.

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers import Mosquitto
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from mqtt_peers import DEVICE, DIGITS, STATUS, Box, Mosquitto, Watcher, until
+from mqtt_peers import DEVICE, DIGITS, STATUS, Box, Watcher, until
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from edge_runtime.errors import ConfigError

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mqtt_peers import DEVICE, DIGITS, EVENTS, STATUS, Box, Mosquitto, Watcher, until
+from brokers import Mosquitto
+from mqtt_peers import DEVICE, DIGITS, EVENTS, STATUS, Box, Watcher, until
 from peers import free_port, require_peer
 
 from edge_runtime.errors import ConfigError

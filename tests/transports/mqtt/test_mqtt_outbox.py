@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers import wait_for
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from mqtt_peers import wait_for
 
 from edge_runtime.errors import DeviceError
 from edge_runtime.transports.mqtt.outbox import Outbox, Row

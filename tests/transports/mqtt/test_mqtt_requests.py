@@ -3,7 +3,8 @@
 import asyncio
 from typing import Any
 
-from mqtt_peers import DEVICE, DIGITS, EVENTS, Box, Mosquitto, Watcher, until
+from brokers import Mosquitto
+from mqtt_peers import DEVICE, DIGITS, EVENTS, Box, Watcher, until
 from paho.mqtt.enums import MQTTProtocolVersion
 
 ANSWERS = "caller/answers"
