@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON_TFLITE := $(shell python3.11 -c "import sys; print(sys.executable)" 2>/dev/null)
 VENV_TFLITE := .venv-tflite-runtime
 
-.PHONY: demo test test-main test-tflite-runtime lint format bench clean
+.PHONY: demo test test-main test-tflite-runtime lint format bench proto clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python examples/demo.py $(if $(STAY),--stay)
@@ -36,6 +36,14 @@ format: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# What is made from the protocol's text is committed, so that no one needs protoc to install or to run.
+PROTO := edge_runtime/transports/grpc
+proto: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check grpcio-tools
+	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --descriptor_set_out=$(PROTO)/open_inference.binpb \
+		--pyi_out=$(PROTO) open_inference.proto
+	mv $(PROTO)/open_inference_pb2.pyi $(PROTO)/messages.pyi
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edge-runtime needs Python 3.11 or newer; run make PYTHON=python3.11")'

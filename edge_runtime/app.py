@@ -33,6 +33,7 @@ from edge_runtime.inference.service import InferenceService
 from edge_runtime.sensors.pipeline import Pipeline
 from edge_runtime.system import state
 from edge_runtime.system.systemd import Notifier
+from edge_runtime.transports.grpc import extra as grpc_extra
 from edge_runtime.transports.http.app import HttpApp
 from edge_runtime.transports.http.dataplane import DataPlane
 from edge_runtime.transports.http.management import Management, Views
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 
 # The watchdog is fed twice in its interval, as sd_watchdog_enabled(3) recommends.
 _FEEDS_PER_INTERVAL = 2
+# After the drain; the HTTP server gives its last requests as much.
+_GRPC_GRACE_SECONDS = 1.0
 
 
 class Daemon:
@@ -79,6 +82,10 @@ class Daemon:
         metrics = Metrics(self._registry, self._gauges)
         management = Management(self._deployer, uploads, metrics, views)
         self._http = HttpServer(config.http, HttpApp(self._data_plane, management))
+        self._grpc = grpc_extra.open_server(
+            config.grpc, config.http.host, self._service, self._registry, ready=lambda: self._data_plane.ready
+        )
+        self._grpc_port = self._grpc.port if self._grpc else 0
         self._mqtt = (
             MqttLink(
                 config.mqtt,
@@ -103,7 +110,7 @@ class Daemon:
                 version=__version__,
                 http_host=config.http.host,
                 http_port=self._http.port,
-                grpc_port=0,
+                grpc_port=self._grpc_port,
                 models=lambda: [served.name for served in self._registry.active()],
             )
             if config.discovery.mdns
@@ -129,6 +136,8 @@ class Daemon:
         if self._mqtt:
             await self._mqtt.start()
         await self._http.start()
+        if self._grpc:
+            await self._grpc.start()
         self._data_plane.ready = True
         for pipeline in self._pipelines:
             self._sensor_tasks.append(self._tasks.create_task(pipeline.run(), name=f"pipeline {pipeline.config.name}"))
@@ -151,7 +160,7 @@ class Daemon:
         for task in self._sensor_tasks:
             task.cancel()
         await asyncio.gather(*self._sensor_tasks, return_exceptions=True)
-        await self._http.stop()
+        await asyncio.gather(self._http.stop(), *([self._grpc.stop(_GRPC_GRACE_SECONDS)] if self._grpc else []))
         await self._deployer.close()
         if self._mqtt:
             await self._mqtt.stop(self._config.lifecycle.outbox_flush_seconds)
@@ -170,6 +179,8 @@ class Daemon:
         health.register("inference", self_check.run, fatal=True)
         health.register("state", self._check_state, fatal=True)
         health.register("trust", self._check_trust, fatal=False)
+        if self._grpc:
+            health.register("grpc", self._check_grpc, fatal=True)
         if self._mqtt:
             health.register("mqtt thread", self._check_mqtt_thread, fatal=True)
             health.register("mqtt", self._check_mqtt, fatal=False)
@@ -185,6 +196,9 @@ class Daemon:
         if not self._config.trust.require_signature:
             return None  # chosen by the operator; shown in status, not a fault
         return "; ".join(self._key_problems) or None
+
+    async def _check_grpc(self) -> str | None:
+        return self._grpc.problem() if self._grpc else None
 
     async def _check_mqtt_thread(self) -> str | None:
         return "the MQTT thread has died" if self._mqtt and self._mqtt.dead() else None
@@ -234,6 +248,7 @@ class Daemon:
             "boot": self._boot,
             "api": names.API,
             "http_port": self._http.port,
+            "grpc_port": self._grpc_port,
             "engine": self._engine,
             "machine": platform.machine(),
             "python": platform.python_version(),

@@ -50,13 +50,18 @@ class HttpConfig:
 
 @dataclass(frozen=True, slots=True)
 class GrpcConfig:
-    """The gRPC listener; it needs the `grpc` extra."""
+    """The gRPC listener and its bounds; it needs the `grpc` extra. `port` 0 lets the system choose."""
 
     enabled: bool = True
     port: int = names.GRPC_PORT
+    max_message_bytes: int = 32 * 1024 * 1024
+    max_concurrent_requests: int = 256
 
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, f"port must be 0 to 65535, but is {self.port}")
+        # gRPC counts both in 32 bits.
+        _require(1 <= self.max_message_bytes < 2**31, "max_message_bytes must be 1 to 2147483647")
+        _require(1 <= self.max_concurrent_requests < 2**31, "max_concurrent_requests must be 1 to 2147483647")
 
 
 @dataclass(frozen=True, slots=True)

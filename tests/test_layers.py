@@ -20,11 +20,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("edge_runtime.app",),
     ("edge_runtime.cli.daemon",),
 )
-TRANSPORTS = ("edge_runtime.transports.http", "edge_runtime.transports.mqtt", "edge_runtime.transports.mdns")
+TRANSPORTS = (
+    "edge_runtime.transports.grpc",
+    "edge_runtime.transports.http",
+    "edge_runtime.transports.mdns",
+    "edge_runtime.transports.mqtt",
+)
 OPERATOR = ("edge_runtime.client", "edge_runtime.cli")
 DEVICE_STACK = (
     "numpy",
     "uvicorn",
+    "grpc",
     "starlette",
     "paho",
     "zeroconf",
@@ -132,6 +138,7 @@ def test_every_module_is_in_a_room() -> None:
         ("edge_runtime.sensors.pipeline", "edge_runtime.deploy.store"),
         ("edge_runtime.deploy.trust", "edge_runtime.transports.codec"),
         ("edge_runtime.transports.mqtt.link", "edge_runtime.transports.http.app"),
+        ("edge_runtime.transports.grpc.calls", "edge_runtime.transports.http.dataplane"),
         ("edge_runtime.transports.mdns", "edge_runtime.app.serve"),
         ("edge_runtime.client.box", "edge_runtime.config.Config"),
         ("edge_runtime.cli.edgectl", "edge_runtime.inference.service"),

@@ -18,3 +18,21 @@ HTTP_STATUS: dict[Code, int] = {
     Code.DEADLINE_EXCEEDED: 504,
     Code.NO_SPACE: 507,
 }
+
+# grpc.StatusCode names (grpc.github.io/grpc/core/md_doc_statuscodes.html), as text: a box may be without gRPC.
+# A message beyond the limit and a full queue are both RESOURCE_EXHAUSTED, as gRPC's own.
+GRPC_STATUS: dict[Code, str] = {
+    Code.INVALID_INPUT: "INVALID_ARGUMENT",
+    Code.UNTRUSTED: "PERMISSION_DENIED",
+    Code.NOT_FOUND: "NOT_FOUND",
+    Code.CONFLICT: "FAILED_PRECONDITION",
+    Code.TOO_LARGE: "RESOURCE_EXHAUSTED",
+    Code.UNSUPPORTED_MEDIA: "INVALID_ARGUMENT",
+    Code.BAD_CONTENT: "FAILED_PRECONDITION",
+    Code.PROBE_FAILED: "FAILED_PRECONDITION",
+    Code.OVERLOADED: "RESOURCE_EXHAUSTED",
+    Code.INTERNAL: "INTERNAL",
+    Code.UNAVAILABLE: "UNAVAILABLE",
+    Code.DEADLINE_EXCEEDED: "DEADLINE_EXCEEDED",
+    Code.NO_SPACE: "RESOURCE_EXHAUSTED",
+}

@@ -1,0 +1,120 @@
+"""The calls of `inference.GRPCInferenceService`, and one place where errors become statuses."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from edge_runtime import __version__
+from edge_runtime.errors import CallerError, EdgeError
+from edge_runtime.inference.registry import Registry
+from edge_runtime.inference.service import InferenceService
+from edge_runtime.transports import codec
+from edge_runtime.transports.grpc import messages, tensors
+from edge_runtime.transports.status import GRPC_STATUS
+
+log = logging.getLogger(__name__)
+
+SERVICE = "inference.GRPCInferenceService"
+SERVER_NAME = "edge-runtime"
+# Trailers hold some KiB at most, and every character of a message may take twelve bytes there.
+_MAX_MESSAGE_CHARACTERS = 400
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+
+class Calls:
+    """Answers the six calls; raises EdgeError, which `handlers` turns into statuses."""
+
+    def __init__(self, service: InferenceService, registry: Registry, ready: Callable[[], bool]) -> None:
+        self._service = service
+        self._registry = registry
+        self._ready = ready
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """What a server needs to call them."""
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "ServerLive": _unary(self._server_live, messages.ServerLiveRequest),
+                "ServerReady": _unary(self._server_ready, messages.ServerReadyRequest),
+                "ModelReady": _unary(self._model_ready, messages.ModelReadyRequest),
+                "ServerMetadata": _unary(self._server_metadata, messages.ServerMetadataRequest),
+                "ModelMetadata": _unary(self._model_metadata, messages.ModelMetadataRequest),
+                "ModelInfer": _unary(self._model_infer, messages.ModelInferRequest),
+            },
+        )
+
+    async def _server_live(self, _: messages.ServerLiveRequest, __: Context) -> messages.ServerLiveResponse:
+        return messages.ServerLiveResponse(live=True)
+
+    async def _server_ready(self, _: messages.ServerReadyRequest, __: Context) -> messages.ServerReadyResponse:
+        return messages.ServerReadyResponse(ready=self._ready())
+
+    async def _model_ready(self, request: messages.ModelReadyRequest, _: Context) -> messages.ModelReadyResponse:
+        try:
+            self._registry.find(request.name, request.version or None)
+        except CallerError:  # the question has an answer, as in Triton: a model that is not here is not ready
+            return messages.ModelReadyResponse(ready=False)
+        return messages.ModelReadyResponse(ready=self._ready())
+
+    async def _server_metadata(self, _: messages.ServerMetadataRequest, __: Context) -> messages.ServerMetadataResponse:
+        return messages.ServerMetadataResponse(name=SERVER_NAME, version=__version__)
+
+    async def _model_metadata(
+        self, request: messages.ModelMetadataRequest, _: Context
+    ) -> messages.ModelMetadataResponse:
+        served = self._registry.find(request.name, request.version or None)
+        loaded = (self._registry.find(request.name), self._registry.warm(request.name))
+        return messages.ModelMetadataResponse(
+            name=served.name,
+            versions=[version.version for version in loaded if version is not None],
+            platform=f"tflite_{served.description.engine}",
+            inputs=[codec.tensor_metadata(spec) for spec in served.description.inputs],
+            outputs=[codec.tensor_metadata(spec) for spec in served.description.outputs],
+        )
+
+    async def _model_infer(self, request: messages.ModelInferRequest, context: Context) -> messages.ModelInferResponse:
+        version = request.model_version or None
+        description = self._registry.find(request.model_name, version).description
+        parsed = tensors.parse_infer(request, description.inputs)
+        tensors.check_outputs(parsed.outputs, description.outputs)
+        inference = await self._service.infer(
+            request.model_name, parsed.tensors, version=version, deadline=_deadline(context)
+        )
+        return tensors.format_infer(inference, description.outputs, parsed, raw=bool(request.raw_input_contents))
+
+
+def _deadline(context: Context) -> float | None:
+    """The caller's deadline in time.monotonic() seconds; None where it has none."""
+    remaining: float | None = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
+
+
+def _unary(
+    call: Callable[[Request, Context], Awaitable[Response]], request: type[Request]
+) -> "grpc.RpcMethodHandler[Request, Response]":
+    async def answer(message: Request, context: Context) -> Response:
+        try:
+            return await call(message, context)
+        except EdgeError as error:
+            status, text = grpc.StatusCode[GRPC_STATUS[error.code]], str(error)
+        except Exception as error:
+            log.exception("a request failed unexpectedly")
+            status = grpc.StatusCode.INTERNAL
+            text = f"internal error ({type(error).__name__}); the box's log has the details"
+        await context.abort(status, text[:_MAX_MESSAGE_CHARACTERS])
+        raise AssertionError  # abort has raised
+
+    return grpc.unary_unary_rpc_method_handler(
+        answer, request_deserializer=request.FromString, response_serializer=_serialized
+    )
+
+
+def _serialized(message: Message) -> bytes:
+    return message.SerializeToString()

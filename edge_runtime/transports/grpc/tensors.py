@@ -1,0 +1,180 @@
+"""Tensors of the Open Inference Protocol over gRPC: typed contents or raw bytes to numpy arrays, and back."""
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.contract.tensors import NUMPY_NAMES, Datatype, TensorSpec
+from edge_runtime.errors import CallerError
+from edge_runtime.inference.service import Inference
+from edge_runtime.transports.codec import InferRequest
+from edge_runtime.transports.grpc.messages import InferTensorContents, ModelInferRequest, ModelInferResponse
+
+# Open Inference Protocol v2, gRPC, "InferTensorContents". FP16 has no field of its own: it can only be sent raw.
+CONTENT_FIELDS: dict[Datatype, str] = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+# The numpy type in which a field's values fit before they are narrowed to the datatype.
+_WIDE = {"int_contents": np.int32, "uint_contents": np.uint32}
+_MAX_DIMENSIONS = 32  # numpy 1 has no more
+_LENGTH = struct.Struct("<I")
+
+
+def parse_infer(request: ModelInferRequest, inputs: Sequence[TensorSpec]) -> InferRequest:
+    """Read an inference request: arrays by input name, in stored dtypes and the shapes that were sent.
+
+    Raises:
+        CallerError: anything that is not as the protocol or the model's specs say.
+    """
+    specs = {spec.name: spec for spec in inputs}
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise CallerError(f"raw_input_contents has {len(raw)} entries for {len(request.inputs)} inputs: give one each")
+    tensors: dict[str, NDArray[Any]] = {}
+    for number, entry in enumerate(request.inputs):
+        spec = _spec_of(entry, specs)
+        if spec.name in tensors:
+            raise CallerError(f"input {spec.name!r} is given twice")
+        if raw and entry.HasField("contents"):
+            raise CallerError(f"input {spec.name!r} has contents, and raw_input_contents are given too: send one")
+        values = from_raw(raw[number], spec) if raw else from_contents(entry.contents, spec)
+        tensors[spec.name] = _shaped(values, tuple(entry.shape), spec)
+    return InferRequest(tensors, request.id, tuple(output.name for output in request.outputs))
+
+
+def _spec_of(entry: ModelInferRequest.InferInputTensor, specs: Mapping[str, TensorSpec]) -> TensorSpec:
+    spec = specs.get(entry.name)
+    if spec is None:
+        raise CallerError(f"the model has no input {entry.name!r}; it has {', '.join(specs)}")
+    if entry.datatype != spec.datatype:
+        raise CallerError(f"input {spec.name!r} must have the datatype {spec.datatype}, but is {entry.datatype!r}")
+    return spec
+
+
+def _shaped(values: NDArray[Any], shape: tuple[int, ...], spec: TensorSpec) -> NDArray[Any]:
+    if len(shape) > _MAX_DIMENSIONS or any(n < 1 for n in shape):
+        shown = list(shape[:_MAX_DIMENSIONS])
+        raise CallerError(
+            f"the shape of input {spec.name!r} must be up to {_MAX_DIMENSIONS} numbers above 0, but is {shown}"
+        )
+    if values.size != math.prod(shape):
+        raise CallerError(
+            f"input {spec.name!r} has {values.size} values, but its shape {list(shape)} takes {math.prod(shape)}"
+        )
+    return values.reshape(shape)
+
+
+def from_contents(contents: InferTensorContents, spec: TensorSpec) -> NDArray[Any]:
+    """A flat array of the datatype in `spec` from typed contents; raises CallerError."""
+    field = CONTENT_FIELDS.get(spec.datatype)
+    if field is None:
+        raise CallerError(f"input {spec.name!r} is {spec.datatype}, which has no contents: use raw_input_contents")
+    for other, _ in contents.ListFields():
+        if other.name != field:
+            raise CallerError(f"input {spec.name!r} is {spec.datatype}: use {field}, not {other.name}")
+    values = getattr(contents, field)
+    if spec.datatype == "BYTES":
+        return _objects(list(values))
+    dtype = np.dtype(NUMPY_NAMES[spec.datatype])
+    wide = np.fromiter(values, _WIDE.get(field, dtype), len(values))
+    if wide.dtype != dtype and wide.size:
+        limits = np.iinfo(dtype)
+        if wide.min() < limits.min or wide.max() > limits.max:
+            raise CallerError(f"the contents of input {spec.name!r} must be within {limits.min} to {limits.max}")
+    return wide.astype(dtype, copy=False)
+
+
+def to_contents(values: NDArray[Any], datatype: Datatype) -> InferTensorContents:
+    """Typed contents of an array of any shape; raises KeyError for FP16, which has none."""
+    flat = values.reshape(-1)
+    items = [_as_bytes(item) for item in flat] if datatype == "BYTES" else flat.tolist()
+    contents = InferTensorContents()
+    getattr(contents, CONTENT_FIELDS[datatype]).extend(items)
+    return contents
+
+
+def from_raw(data: bytes, spec: TensorSpec) -> NDArray[Any]:
+    """A flat array (read-only but for BYTES) of the datatype in `spec` from raw bytes; raises CallerError."""
+    if spec.datatype == "BYTES":
+        return _objects(_split(data, spec.name))
+    dtype = np.dtype(NUMPY_NAMES[spec.datatype]).newbyteorder("<")
+    if len(data) % dtype.itemsize:
+        raise CallerError(
+            f"input {spec.name!r} has {len(data)} raw bytes, but each {spec.datatype} takes {dtype.itemsize}"
+        )
+    if spec.datatype == "BOOL":  # a byte of 2 must not become a bool that is neither true nor false
+        return np.frombuffer(data, np.uint8).astype(bool)
+    return np.frombuffer(data, dtype).astype(NUMPY_NAMES[spec.datatype], copy=False)
+
+
+def to_raw(values: NDArray[Any], datatype: Datatype) -> bytes:
+    """Raw bytes of an array of any shape."""
+    if datatype == "BYTES":
+        items = [_as_bytes(item) for item in values.reshape(-1)]
+        return b"".join(part for item in items for part in (_LENGTH.pack(len(item)), item))
+    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def _split(data: bytes, name: str) -> list[bytes]:
+    items: list[bytes] = []
+    at = 0
+    while at < len(data):
+        start = at + _LENGTH.size
+        if start > len(data):
+            raise CallerError(f"the raw bytes of input {name!r} end within the length of element {len(items)}")
+        at = start + _LENGTH.unpack_from(data, at)[0]
+        if at > len(data):
+            raise CallerError(f"the raw bytes of input {name!r} end within element {len(items)}")
+        items.append(data[start:at])
+    return items
+
+
+def _objects(items: list[bytes]) -> NDArray[Any]:
+    array = np.empty(len(items), dtype=object)
+    array[:] = items
+    return array
+
+
+def _as_bytes(item: Any) -> bytes:
+    return item if isinstance(item, bytes) else str(item).encode()
+
+
+def check_outputs(wanted: Sequence[str], outputs: Sequence[TensorSpec]) -> None:
+    """Raise CallerError if an output is asked for that the model does not have."""
+    known = [spec.name for spec in outputs]
+    for name in wanted:
+        if name not in known:
+            raise CallerError(f"the model has no output {name!r}; it has {', '.join(known)}")
+
+
+def format_infer(
+    inference: Inference, outputs: Sequence[TensorSpec], request: InferRequest, *, raw: bool
+) -> ModelInferResponse:
+    """The answer: raw where the request was, and where an output has no typed contents (it is all or none)."""
+    specs = {spec.name: spec for spec in outputs}
+    chosen = [specs[name] for name in request.outputs or specs]
+    raw = raw or any(spec.datatype not in CONTENT_FIELDS for spec in chosen)
+    answer = ModelInferResponse(model_name=inference.model, model_version=inference.version, id=request.id)
+    for spec in chosen:
+        values = inference.outputs[spec.name]
+        output = answer.outputs.add(name=spec.name, datatype=spec.datatype, shape=values.shape)
+        if raw:
+            answer.raw_output_contents.append(to_raw(values, spec.datatype))
+        else:
+            output.contents.CopyFrom(to_contents(values, spec.datatype))
+    return answer
