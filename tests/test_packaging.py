@@ -20,7 +20,7 @@ def requirements(machine: str, python: str) -> dict[str, Requirement]:
     return {r.name: r for r in wanted if r.marker is None or r.marker.evaluate(environment)}
 
 
-@pytest.mark.parametrize(("machine", "python"), product(("x86_64", "aarch64"), ("3.11", "3.12", "3.13", "3.14")))
+@pytest.mark.parametrize(("machine", "python"), list(product(("x86_64", "aarch64"), ("3.11", "3.12", "3.13", "3.14"))))
 def test_64_bit_boxes_get_litert_and_the_quick_parts(machine: str, python: str) -> None:
     """On every Python that we support."""
     found = requirements(machine, python)
