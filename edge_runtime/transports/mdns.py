@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import ifaddr
 from zeroconf import (
+    DNSOutgoing,  # type: ignore[attr-defined]
+    DNSQuestion,  # type: ignore[attr-defined]
     DNSQuestionType,
     Error,
     IPVersion,
@@ -30,6 +32,8 @@ MAX_TXT_BYTES = 255  # RFC 6763 section 6.1: one string of a TXT record, its key
 MAX_LABEL_BYTES = 63  # RFC 1035 section 2.3.4
 MAX_RENAMES = 100
 _GOODBYE_SECONDS = 2.0
+_ASK_AGAIN_SECONDS = (1.5, 2.5, 8.0)
+_QUERY, _SRV, _INTERNET = 0x0000, 33, 1  # RFC 1035 section 4.1.1, RFC 2782, RFC 1035 section 3.2.4
 _FIRST_RETRY_SECONDS = 1.0
 _LOOPBACK = "127.0.0.1"
 
@@ -246,7 +250,11 @@ class Advertiser:
             self._attempted.set()
             reach = self._session.reach
             log.info("mDNS: advertised as %r at %s", self.name, ", ".join(reach.advertised))
-            await self._hold(self._session)
+            asking = asyncio.create_task(_ask_who_else(self._session), name="mdns conflicts")
+            try:
+                await self._hold(self._session)
+            finally:
+                asking.cancel()
             await self._close(self._session)
 
     def _failed(self, error: Exception, delay: float) -> None:
@@ -357,6 +365,19 @@ class Advertiser:
 
 def _ignore(**_: object) -> None:
     """A browser must have a handler."""
+
+
+async def _ask_who_else(session: _Session) -> None:
+    """Ask for the holder of our name again, some time after the probe: an answer to that may have been lost.
+
+    The first question waits longer than the second for which a responder may hold back an answer that it has just given
+    (RFC 6762 section 6).
+    """
+    for seconds in _ASK_AGAIN_SECONDS:
+        await asyncio.sleep(seconds)
+        question = DNSOutgoing(_QUERY)
+        question.add_question(DNSQuestion(session.info.name, _SRV, _INTERNET))
+        session.zeroconf.zeroconf.async_send(question)
 
 
 async def _finish(announcing: Awaitable[None]) -> None:
