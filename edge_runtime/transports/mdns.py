@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import ifaddr
-from zeroconf import (
-    DNSOutgoing,  # type: ignore[attr-defined]
-    DNSQuestion,  # type: ignore[attr-defined]
+from zeroconf import (  # type: ignore[attr-defined]  # the first two are re-exported, but not in __all__
+    DNSOutgoing,
+    DNSQuestion,
     DNSQuestionType,
     Error,
     IPVersion,
