@@ -38,10 +38,13 @@ bench: $(VENV)/.installed
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 # What is made from the protocol's text is committed, so that no one needs protoc to install or to run.
+# protoc has an environment of its own: it asks for another protobuf than the peers that the tests talk to.
 PROTO := edge_runtime/transports/grpc
-proto: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check grpcio-tools
-	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --descriptor_set_out=$(PROTO)/open_inference.binpb \
+VENV_PROTO := .venv-proto
+proto:
+	$(PYTHON) -m venv $(VENV_PROTO)
+	$(VENV_PROTO)/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools
+	$(VENV_PROTO)/bin/python -m grpc_tools.protoc -I $(PROTO) --descriptor_set_out=$(PROTO)/open_inference.binpb \
 		--pyi_out=$(PROTO) open_inference.proto
 	mv $(PROTO)/open_inference_pb2.pyi $(PROTO)/messages.pyi
 
@@ -59,4 +62,4 @@ $(VENV_TFLITE)/.installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_TFLITE) .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf $(VENV) $(VENV_TFLITE) $(VENV_PROTO) .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

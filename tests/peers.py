@@ -1,5 +1,6 @@
 """Where tests find the real programs and models they talk to, and what happens when one is absent."""
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -27,6 +28,12 @@ def require_shared(relative: str) -> Path:
     return path
 
 
+def require_library(module: str, install: str) -> None:
+    """Skip (or fail, where peers are required) unless `module` can be imported; `install` is what pip calls it."""
+    if importlib.util.find_spec(module) is None:
+        absent(f"{module} is not installed (pip install '{install}')")
+
+
 def require_root() -> None:
     """Skip (or fail, where peers are required) unless this is root."""
     if os.geteuid() != 0:
@@ -37,7 +44,7 @@ def absent(reason: str) -> None:
     """Skip for `reason`, or fail where EDGE_RUNTIME_REQUIRE_PEERS=1 says that everything must be here."""
     if os.environ.get("EDGE_RUNTIME_REQUIRE_PEERS") == "1":
         pytest.fail(f"required here: {reason}")
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)
 
 
 def free_port() -> int:

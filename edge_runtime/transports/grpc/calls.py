@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from edge_runtime import __version__
 from edge_runtime.errors import CallerError, EdgeError
@@ -25,7 +25,6 @@ _MAX_MESSAGE_CHARACTERS = 400
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = TypeVar("Request", bound=Message)
-Response = TypeVar("Response", bound=Message)
 
 
 class Calls:
@@ -97,11 +96,11 @@ def _deadline(context: Context) -> float | None:
 
 
 def _unary(
-    call: Callable[[Request, Context], Awaitable[Response]], request: type[Request]
-) -> "grpc.RpcMethodHandler[Request, Response]":
-    async def answer(message: Request, context: Context) -> Response:
+    call: Callable[[Request, Context], Awaitable[Message]], request: type[Request]
+) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    async def answer(data: bytes, context: Context) -> bytes:
         try:
-            return await call(message, context)
+            return (await call(_decoded(data, request), context)).SerializeToString()
         except EdgeError as error:
             status, text = grpc.StatusCode[GRPC_STATUS[error.code]], str(error)
         except Exception as error:
@@ -111,10 +110,11 @@ def _unary(
         await context.abort(status, text[:_MAX_MESSAGE_CHARACTERS])
         raise AssertionError  # abort has raised
 
-    return grpc.unary_unary_rpc_method_handler(
-        answer, request_deserializer=request.FromString, response_serializer=_serialized
-    )
+    return grpc.unary_unary_rpc_method_handler(answer)
 
 
-def _serialized(message: Message) -> bytes:
-    return message.SerializeToString()
+def _decoded(data: bytes, request: type[Request]) -> Request:
+    try:
+        return request.FromString(data)
+    except DecodeError as error:
+        raise CallerError(f"the request is not a {request.__name__}: {error}") from error

@@ -1,4 +1,7 @@
-"""The protocol's message classes, from `open_inference.binpb`. messages.pyi has their types; see README.md."""
+"""The protocol's message classes, from `open_inference.binpb`. messages.pyi has their types; see README.md.
+
+Nested classes are not attributes at run time where protobuf is pure Python (32-bit ARM): quote them in annotations.
+"""
 
 from importlib import resources
 

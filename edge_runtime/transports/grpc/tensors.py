@@ -57,7 +57,7 @@ def parse_infer(request: ModelInferRequest, inputs: Sequence[TensorSpec]) -> Inf
     return InferRequest(tensors, request.id, tuple(output.name for output in request.outputs))
 
 
-def _spec_of(entry: ModelInferRequest.InferInputTensor, specs: Mapping[str, TensorSpec]) -> TensorSpec:
+def _spec_of(entry: "ModelInferRequest.InferInputTensor", specs: Mapping[str, TensorSpec]) -> TensorSpec:
     spec = specs.get(entry.name)
     if spec is None:
         raise CallerError(f"the model has no input {entry.name!r}; it has {', '.join(specs)}")
