@@ -165,6 +165,7 @@ class Daemon:
         if self._mqtt:
             await self._mqtt.stop(self._config.lifecycle.outbox_flush_seconds)
         self._registry.close()
+        self._service.close()
         self._store.close()
         log.info("stopped")
 

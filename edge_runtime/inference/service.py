@@ -17,9 +17,11 @@ from edge_runtime.errors import CallerError, Code, DeviceError, EdgeError
 from edge_runtime.events import EventBus, Result
 from edge_runtime.inference import postprocess, preprocess
 from edge_runtime.inference.registry import Registry, ServedVersion
+from edge_runtime.inference.workers import ON_LOOP_BYTES, Workers
 
 # Tensor requests are told from predictions by this source, so that a link can leave their results out.
 TENSOR_SOURCE = "infer"
+_NEVER_SMALL = ON_LOOP_BYTES + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """Output tensors by name, as the model stores them, and which version made them."""
+    """Output tensors by name, as the model stores them, their specs, and which version made them."""
 
     model: str
     version: str
     outputs: Mapping[str, NDArray[Any]]
+    specs: tuple[TensorSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class InferenceService:
         self._stopping = False
         self.in_flight = 0
         self._idle = asyncio.Event()
+        self.workers = Workers(config.queue_max_requests)
         # Set by whoever reports tensor requests, too: reading an answer out of them costs time.
         self.report_tensor_requests = False
 
@@ -90,7 +94,7 @@ class InferenceService:
             outputs = await self._run(served, tensors, deadline, started)
             if self.report_tensor_requests:
                 self._report(served, outputs, started, source)
-            return Inference(served.name, served.version, outputs)
+            return Inference(served.name, served.version, outputs, served.description.outputs)
 
     async def predict(
         self,
@@ -104,9 +108,13 @@ class InferenceService:
         """Pre-process a sample, run the model, read the answer, and tell the bus. Raises as `infer` does."""
         started = time.perf_counter()
         with self._registry.lease(model, version) as served:
-            tensors = {served.description.inputs[0].name: self._prepare(served, sample)}
+            tensors = {served.description.inputs[0].name: await self._prepare(served, sample)}
             outputs = await self._run(served, tensors, deadline, started)
             return self._report(served, outputs, started, source)
+
+    def close(self) -> None:
+        """End the workers."""
+        self.workers.close()
 
     def refuse_new_work(self) -> None:
         """From now on every request is told that the box is stopping."""
@@ -123,10 +131,16 @@ class InferenceService:
         if self._stopping and not self.in_flight:
             self._idle.set()
 
-    def _prepare(self, served: ServedVersion, sample: Sample) -> NDArray[Any]:
+    async def _prepare(self, served: ServedVersion, sample: Sample) -> NDArray[Any]:
+        data, declaration = sample.data, served.description.input
+        size = len(data) if isinstance(data, bytes) else data.nbytes
         try:
             spec = _only_input(served)
-            return preprocess.to_tensor(sample.data, sample.content_type, spec, served.description.input)
+            # A picture of few bytes may unpack to many pixels: it is never small.
+            size = size if not isinstance(data, bytes) or preprocess.picture_format(data) is None else _NEVER_SMALL
+            return await self.workers.run(
+                size, lambda: preprocess.to_tensor(data, sample.content_type, spec, declaration)
+            )
         except EdgeError as error:
             served.stats.failed(error.code)
             raise

@@ -138,9 +138,9 @@ def _numbers(name: str, data: list[Any], spec: TensorSpec) -> NDArray[Any]:
     return values.astype(dtype)
 
 
-def format_infer(inference: Inference, outputs: Sequence[TensorSpec], request: InferRequest) -> dict[str, Any]:
+def format_infer(inference: Inference, request: InferRequest) -> dict[str, Any]:
     """The answer to a tensor request (Open Inference Protocol v2, "Inference Response JSON Object")."""
-    specs = {spec.name: spec for spec in outputs}
+    specs = {spec.name: spec for spec in inference.specs}
     for name in request.outputs:
         if name not in specs:
             raise CallerError(f"the model has no output {name!r}; it has {', '.join(specs)}")

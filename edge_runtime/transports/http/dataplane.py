@@ -8,7 +8,7 @@ from edge_runtime.errors import CallerError, Code
 from edge_runtime.inference.registry import Registry
 from edge_runtime.inference.service import InferenceService, Sample
 from edge_runtime.transports import codec
-from edge_runtime.transports.http.exchange import Receive, Scope, Send, header, read_body, send_json
+from edge_runtime.transports.http.exchange import Receive, Scope, Send, header, read_body, send_bytes, send_json
 
 SERVER_NAME = "edge-runtime"
 
@@ -60,9 +60,15 @@ class DataPlane:
     async def _infer(self, scope: Scope, receive: Receive, send: Send, model: str, version: str | None) -> None:
         body = await read_body(scope, receive, self._max_body_bytes)
         description = self._registry.find(model, version).description
-        request = codec.parse_infer(codec.decode_json(body), description.inputs)
+        request = await self._service.workers.run(
+            len(body), lambda: codec.parse_infer(codec.decode_json(body), description.inputs)
+        )
         inference = await self._service.infer(model, request.tensors, version=version)
-        await send_json(send, codec.format_infer(inference, description.outputs, request))
+        size = sum(output.nbytes for output in inference.outputs.values())
+        answer = await self._service.workers.run(
+            size, lambda: codec.encode_json(codec.format_infer(inference, request))
+        )
+        await send_bytes(send, answer, 200)
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send, model: str) -> None:
         body = await read_body(scope, receive, self._max_body_bytes)

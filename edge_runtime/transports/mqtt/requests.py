@@ -123,7 +123,7 @@ class Requests:
     async def _answer_to(self, message: Incoming) -> Mapping[str, Any]:
         # A picture can hold these bytes by chance, but does not begin like a JSON object.
         if message.payload.lstrip()[:1] == b"{" and b'"inputs"' in message.payload:
-            document = codec.decode_json(message.payload)
+            document = await self._off_loop(message, lambda: codec.decode_json(message.payload))
             if "inputs" in document:
                 return await self._infer(message, document)
         return await self._predict(message)
@@ -131,13 +131,16 @@ class Requests:
     async def _infer(self, message: Incoming, document: Any) -> Mapping[str, Any]:
         started = time.perf_counter()
         description = self._registry.find(_model(message)).description
-        request = codec.parse_infer(document, description.inputs)
+        request = await self._off_loop(message, lambda: codec.parse_infer(document, description.inputs))
         inference = await self._service.infer(_model(message), request.tensors, deadline=_deadline(message))
-        answer = codec.format_infer(inference, description.outputs, request)
+        answer = codec.format_infer(inference, request)
         if not message.response_topic and not self._service.report_tensor_requests:
             latency_ms = (time.perf_counter() - started) * 1000
             self._bus.publish(Result(inference.model, inference.version, time.time(), SOURCE, answer, latency_ms))
         return answer
+
+    async def _off_loop(self, message: Incoming, function: Callable[[], Any]) -> Any:
+        return await self._service.workers.run(len(message.payload), function)
 
     async def _predict(self, message: Incoming) -> Mapping[str, Any]:
         sample = Sample(message.payload, message.content_type)

@@ -22,6 +22,7 @@ from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.errors import CallerError
 from edge_runtime.events import EventBus, Result
 from edge_runtime.inference.service import Answer, Inference, Sample
+from edge_runtime.inference.workers import Workers
 from edge_runtime.transports.mqtt import MqttLink
 
 DEVICE = "kitchen"
@@ -105,10 +106,11 @@ class FakeService:
         self.hold: asyncio.Event | None = None
         self.samples: list[Sample] = []
         self.report_tensor_requests = False
+        self.workers = Workers(max_waiting=16)
 
     async def infer(self, model: str, tensors: Mapping[str, Any], **_: object) -> Inference:
         """As InferenceService.infer: each value doubled."""
-        return Inference(model, "1.0.0", {"y": tensors["x"] * 2})
+        return Inference(model, "1.0.0", {"y": tensors["x"] * 2}, (TensorSpec("y", "FP32", (-1,)),))
 
     async def predict(self, model: str, sample: Sample, *, source: str = "http", **_: object) -> Answer:
         """As InferenceService.predict, without a model."""
