@@ -40,14 +40,32 @@ class Calls:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "ServerLive": _unary(self._server_live, messages.ServerLiveRequest),
-                "ServerReady": _unary(self._server_ready, messages.ServerReadyRequest),
-                "ModelReady": _unary(self._model_ready, messages.ModelReadyRequest),
-                "ServerMetadata": _unary(self._server_metadata, messages.ServerMetadataRequest),
-                "ModelMetadata": _unary(self._model_metadata, messages.ModelMetadataRequest),
-                "ModelInfer": _unary(self._model_infer, messages.ModelInferRequest),
+                "ServerLive": self._unary(self._server_live, messages.ServerLiveRequest),
+                "ServerReady": self._unary(self._server_ready, messages.ServerReadyRequest),
+                "ModelReady": self._unary(self._model_ready, messages.ModelReadyRequest),
+                "ServerMetadata": self._unary(self._server_metadata, messages.ServerMetadataRequest),
+                "ModelMetadata": self._unary(self._model_metadata, messages.ModelMetadataRequest),
+                "ModelInfer": self._unary(self._model_infer, messages.ModelInferRequest),
             },
         )
+
+    def _unary(
+        self, call: Callable[[Request, Context], Awaitable[Message]], request: type[Request]
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        async def answer(data: bytes, context: Context) -> bytes:
+            try:
+                message = await self._service.workers.run(len(data), lambda: _decoded(data, request))
+                return (await call(message, context)).SerializeToString()
+            except EdgeError as error:
+                status, text = grpc.StatusCode[GRPC_STATUS[error.code]], str(error)
+            except Exception as error:
+                log.exception("a request failed unexpectedly")
+                status = grpc.StatusCode.INTERNAL
+                text = f"internal error ({type(error).__name__}); the box's log has the details"
+            await context.abort(status, text[:_MAX_MESSAGE_CHARACTERS])
+            raise AssertionError  # abort has raised
+
+        return grpc.unary_unary_rpc_method_handler(answer)
 
     async def _server_live(self, _: messages.ServerLiveRequest, __: Context) -> messages.ServerLiveResponse:
         return messages.ServerLiveResponse(live=True)
@@ -80,37 +98,21 @@ class Calls:
 
     async def _model_infer(self, request: messages.ModelInferRequest, context: Context) -> messages.ModelInferResponse:
         version = request.model_version or None
-        description = self._registry.find(request.model_name, version).description
-        parsed = tensors.parse_infer(request, description.inputs)
-        tensors.check_outputs(parsed.outputs, description.outputs)
+        inputs = self._registry.find(request.model_name, version).description.inputs
+        workers = self._service.workers
+        parsed = await workers.run(request.ByteSize(), lambda: tensors.parse_infer(request, inputs))
         inference = await self._service.infer(
             request.model_name, parsed.tensors, version=version, deadline=_deadline(context)
         )
-        return tensors.format_infer(inference, description.outputs, parsed, raw=bool(request.raw_input_contents))
+        raw = bool(request.raw_input_contents)
+        size = sum(output.nbytes for output in inference.outputs.values())
+        return await workers.run(size, lambda: tensors.format_infer(inference, parsed, raw=raw))
 
 
 def _deadline(context: Context) -> float | None:
     """The caller's deadline in time.monotonic() seconds; None where it has none."""
     remaining: float | None = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
-
-
-def _unary(
-    call: Callable[[Request, Context], Awaitable[Message]], request: type[Request]
-) -> "grpc.RpcMethodHandler[bytes, bytes]":
-    async def answer(data: bytes, context: Context) -> bytes:
-        try:
-            return (await call(_decoded(data, request), context)).SerializeToString()
-        except EdgeError as error:
-            status, text = grpc.StatusCode[GRPC_STATUS[error.code]], str(error)
-        except Exception as error:
-            log.exception("a request failed unexpectedly")
-            status = grpc.StatusCode.INTERNAL
-            text = f"internal error ({type(error).__name__}); the box's log has the details"
-        await context.abort(status, text[:_MAX_MESSAGE_CHARACTERS])
-        raise AssertionError  # abort has raised
-
-    return grpc.unary_unary_rpc_method_handler(answer)
 
 
 def _decoded(data: bytes, request: type[Request]) -> Request:

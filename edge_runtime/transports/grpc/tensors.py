@@ -32,6 +32,8 @@ CONTENT_FIELDS: dict[Datatype, str] = {
 # The numpy type in which a field's values fit before they are narrowed to the datatype.
 _WIDE = {"int_contents": np.int32, "uint_contents": np.uint32}
 _MAX_DIMENSIONS = 32  # numpy 1 has no more
+# Other threads have their turn between two chunks; one call over all values would hold them up for seconds.
+_CHUNK_VALUES = 16 * 1024
 _LENGTH = struct.Struct("<I")
 
 
@@ -91,7 +93,10 @@ def from_contents(contents: InferTensorContents, spec: TensorSpec) -> NDArray[An
     if spec.datatype == "BYTES":
         return _objects(list(values))
     dtype = np.dtype(NUMPY_NAMES[spec.datatype])
-    wide = np.fromiter(values, _WIDE.get(field, dtype), len(values))
+    wide = np.empty(len(values), _WIDE.get(field, dtype))
+    for start in range(0, len(values), _CHUNK_VALUES):
+        chunk = values[start : start + _CHUNK_VALUES]
+        wide[start : start + len(chunk)] = np.fromiter(chunk, wide.dtype, len(chunk))
     if wide.dtype != dtype and wide.size:
         limits = np.iinfo(dtype)
         if wide.min() < limits.min or wide.max() > limits.max:
@@ -102,9 +107,11 @@ def from_contents(contents: InferTensorContents, spec: TensorSpec) -> NDArray[An
 def to_contents(values: NDArray[Any], datatype: Datatype) -> InferTensorContents:
     """Typed contents of an array of any shape; raises KeyError for FP16, which has none."""
     flat = values.reshape(-1)
-    items = [_as_bytes(item) for item in flat] if datatype == "BYTES" else flat.tolist()
     contents = InferTensorContents()
-    getattr(contents, CONTENT_FIELDS[datatype]).extend(items)
+    field = getattr(contents, CONTENT_FIELDS[datatype])
+    for start in range(0, flat.size, _CHUNK_VALUES):
+        items = flat[start : start + _CHUNK_VALUES].tolist()
+        field.extend([_as_bytes(item) for item in items] if datatype == "BYTES" else items)
     return contents
 
 
@@ -154,19 +161,16 @@ def _as_bytes(item: Any) -> bytes:
     return item if isinstance(item, bytes) else str(item).encode()
 
 
-def check_outputs(wanted: Sequence[str], outputs: Sequence[TensorSpec]) -> None:
-    """Raise CallerError if an output is asked for that the model does not have."""
-    known = [spec.name for spec in outputs]
-    for name in wanted:
-        if name not in known:
-            raise CallerError(f"the model has no output {name!r}; it has {', '.join(known)}")
+def format_infer(inference: Inference, request: InferRequest, *, raw: bool) -> ModelInferResponse:
+    """The answer: raw where the request was, and where an output has no typed contents (it is all or none).
 
-
-def format_infer(
-    inference: Inference, outputs: Sequence[TensorSpec], request: InferRequest, *, raw: bool
-) -> ModelInferResponse:
-    """The answer: raw where the request was, and where an output has no typed contents (it is all or none)."""
-    specs = {spec.name: spec for spec in outputs}
+    Raises:
+        CallerError: an output was asked for that the model does not have.
+    """
+    specs = {spec.name: spec for spec in inference.specs}
+    for name in request.outputs:
+        if name not in specs:
+            raise CallerError(f"the model has no output {name!r}; it has {', '.join(specs)}")
     chosen = [specs[name] for name in request.outputs or specs]
     raw = raw or any(spec.datatype not in CONTENT_FIELDS for spec in chosen)
     answer = ModelInferResponse(model_name=inference.model, model_version=inference.version, id=request.id)

@@ -86,6 +86,7 @@ async def serving(*specs: TensorSpec, ready: bool = True, queue: int = 4, **conf
             echo.gate.set()
             await server.stop(0)
             registry.close()
+            service.close()
 
 
 async def eventually(condition: Callable[[], object]) -> None:

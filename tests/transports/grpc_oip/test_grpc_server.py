@@ -264,6 +264,22 @@ def test_a_message_beyond_the_bound_is_refused() -> None:
     asyncio.run(go())
 
 
+def test_a_large_typed_message_does_not_hold_up_the_others() -> None:
+    """Two million numbers are read elsewhere, while the box says many times that it lives."""
+
+    async def go() -> None:
+        async with serving(TensorSpec("x", "FP32", (-1,))) as bench:
+            large = asyncio.create_task(bench.call("ModelInfer", request((1.0,) * 2_000_000, raw=False)))
+            others = 0
+            while not large.done():
+                await bench.call("ServerLive", messages.ServerLiveRequest())
+                others += 1
+            assert len((await large).outputs[0].contents.fp32_contents) == 2_000_000
+            assert others > 5  # 2 where it is read on the event loop
+
+    asyncio.run(go())
+
+
 def test_a_stopping_box_says_so_and_running_calls_finish() -> None:
     """UNAVAILABLE for new ones, an answer for those before; then the listener is gone."""
 
