@@ -6,8 +6,9 @@ import socket
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 from edge_runtime.contract import names, strict
@@ -21,6 +22,45 @@ ENV_PREFIX = "EDGE_RUNTIME_"
 def _require(condition: object, message: str) -> None:
     if not condition:
         raise ContractError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What a number of the configuration may be, both ends included: outside of it the box could not work."""
+
+    least: float
+    most: float
+
+
+_MINUTE, _DAY = 60.0, 24 * 3600.0
+_KIB, _MIB, _GIB = 2**10, 2**20, 2**30
+
+_Port = Annotated[int, Range(0, 65535)]
+_Count = Annotated[int, Range(1, 1_000_000)]
+_Bytes = Annotated[int, Range(1, 2**31 - 1)]  # what is held in memory; gRPC counts in 32 bits, too
+_DiskBytes = Annotated[int, Range(1, 2**50)]
+_Wait = Annotated[float, Range(0.05, _DAY)]  # something is retried, given up or looked at after it
+_Linger = Annotated[float, Range(0, 10 * _MINUTE)]  # 0: not at all
+
+
+@cache
+def ranges(section: Any) -> dict[str, Range]:
+    """The numbers of a section of the configuration and what each may be."""
+    hints = get_type_hints(section, include_extras=True)
+    return {key: extra for key, hint in hints.items() for extra in get_args(hint)[1:] if isinstance(extra, Range)}
+
+
+def _check_numbers(section: Any) -> None:
+    for key, allowed in ranges(type(section)).items():
+        value = getattr(section, key)
+        _require(
+            allowed.least <= value <= allowed.most,
+            f"{key} must be {_plain(allowed.least)} to {_plain(allowed.most)}, but is {value}",
+        )
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if float(number).is_integer() else str(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +80,19 @@ class HttpConfig:
     """The HTTP listener and its bounds. `port` 0 lets the system choose."""
 
     host: str = "0.0.0.0"  # noqa: S104 - a box is called by others; [http] host narrows it
-    port: int = names.HTTP_PORT
-    max_body_bytes: int = 32 * 1024 * 1024
-    max_connections: int = 512
+    port: _Port = names.HTTP_PORT
+    max_body_bytes: _Bytes = 32 * _MIB
+    max_bodies_bytes: _DiskBytes = 128 * _MIB  # of all requests together
+    max_connections: Annotated[int, Range(8, 100_000)] = 512
+    head_timeout_seconds: _Wait = 10.0
+    body_timeout_seconds: _Wait = 10.0
 
     def __post_init__(self) -> None:
-        _require(0 <= self.port <= 65535, f"port must be 0 to 65535, but is {self.port}")
+        _check_numbers(self)
+        _require(
+            self.max_bodies_bytes >= self.max_body_bytes,
+            f"max_bodies_bytes must be at least max_body_bytes ({self.max_body_bytes}), but is {self.max_bodies_bytes}",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +100,12 @@ class GrpcConfig:
     """The gRPC listener and its bounds; it needs the `grpc` extra. `port` 0 lets the system choose."""
 
     enabled: bool = True
-    port: int = names.GRPC_PORT
-    max_message_bytes: int = 32 * 1024 * 1024
-    max_concurrent_requests: int = 256
+    port: _Port = names.GRPC_PORT
+    max_message_bytes: _Bytes = 32 * _MIB
+    max_concurrent_requests: _Count = 256
 
     def __post_init__(self) -> None:
-        _require(0 <= self.port <= 65535, f"port must be 0 to 65535, but is {self.port}")
-        # gRPC counts both in 32 bits.
-        _require(1 <= self.max_message_bytes < 2**31, "max_message_bytes must be 1 to 2147483647")
-        _require(1 <= self.max_concurrent_requests < 2**31, "max_concurrent_requests must be 1 to 2147483647")
+        _check_numbers(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +123,22 @@ class MqttConfig:
     ca: str = ""
     cert: str = ""
     key: str = ""
-    keepalive_seconds: int = 30
-    reconnect_max_seconds: float = 30.0
-    outbox_max_messages: int = 100_000
-    outbox_max_waiting_messages: int = 10_000  # in memory, until the disk has them
-    inflight_max_messages: int = 100
-    request_max_bytes: int = 8 * 1024 * 1024
-    requests_max_concurrent: int = 16
+    # MQTT 5, section 3.1.2: this and inflight_max_messages are 16-bit numbers on the wire.
+    keepalive_seconds: Annotated[int, Range(1, 65535)] = 30
+    reconnect_max_seconds: _Wait = 30.0
+    outbox_max_messages: Annotated[int, Range(1, 100_000_000)] = 100_000
+    outbox_max_waiting_messages: _Count = 10_000  # in memory, until the disk has them
+    inflight_max_messages: Annotated[int, Range(1, 65535)] = 100
+    # MQTT 5, section 2.1.4: no packet is larger than 256 MiB.
+    request_max_bytes: Annotated[int, Range(1, 256 * _MIB)] = 8 * _MIB
+    requests_max_concurrent: _Count = 16
     embedded_host: str = "127.0.0.1"
-    embedded_port: int = 1883
+    embedded_port: _Port = 1883
     # Tensor requests over HTTP and gRPC are machines talking at high rates, whose answers went to who asked.
     publish_tensor_requests: bool = False
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         if self.url and self.url != "embedded":
             try:
                 parts = urlsplit(self.url)
@@ -106,12 +153,6 @@ class MqttConfig:
             f"topic_prefix must be a topic without wildcards, but is {self.topic_prefix!r}",
         )
         _require(bool(self.cert) == bool(self.key), "cert and key must be given together")
-        # MQTT 5, section 3.1.2: both are 16-bit numbers on the wire.
-        _require(1 <= self.inflight_max_messages <= 65535, "inflight_max_messages must be 1 to 65535")
-        _require(1 <= self.keepalive_seconds <= 65535, "keepalive_seconds must be 1 to 65535")
-        _require(self.outbox_max_messages >= 1, "outbox_max_messages must be 1 or more")
-        _require(self.outbox_max_waiting_messages >= 1, "outbox_max_waiting_messages must be 1 or more")
-        _require(self.requests_max_concurrent >= 1, "requests_max_concurrent must be 1 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +161,11 @@ class DiscoveryConfig:
 
     mdns: bool = True
     interfaces: tuple[str, ...] = ()
-    rescan_seconds: float = 10.0  # how often changed addresses are noticed
-    retry_max_seconds: float = 60.0
+    rescan_seconds: _Wait = 10.0  # how often changed addresses are noticed
+    retry_max_seconds: _Wait = 60.0
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,43 +182,50 @@ class EngineConfig:
 
     name: Literal["auto", "litert", "tflite-runtime"] = "auto"
     kernels: Literal["auto", "fast", "builtin"] = "auto"
-    instances: int = 0
-    threads: int = 1
-    queue_max_requests: int = 64
-    request_timeout_seconds: float = 30.0
-    max_tensor_bytes: int = 64 * 1024 * 1024
+    instances: Annotated[int, Range(0, 64)] = 0
+    threads: Annotated[int, Range(1, 64)] = 1
+    queue_max_requests: Annotated[int, Range(0, 1_000_000)] = 64
+    request_timeout_seconds: _Wait = 30.0
+    max_tensor_bytes: _Bytes = 64 * _MIB
+    max_batch: _Count = 64
+    max_picture_pixels: Annotated[int, Range(1, 2**30)] = 25_000_000
 
     def __post_init__(self) -> None:
-        _require(0 <= self.instances <= 64, f"instances must be 0 to 64, but is {self.instances}")
-        _require(1 <= self.threads <= 64, f"threads must be 1 to 64, but is {self.threads}")
+        _check_numbers(self)
 
 
 @dataclass(frozen=True, slots=True)
 class DeployConfig:
     """Bounds of uploads, of the probe's child process, and of the trial."""
 
-    max_bundle_bytes: int = 1024 * 1024 * 1024
-    max_uploads: int = 8
-    upload_max_age_seconds: float = 24 * 3600.0
-    min_free_bytes: int = 16 * 1024 * 1024
-    probe_wall_seconds: float = 60.0
-    probe_cpu_seconds: int = 60
-    probe_memory_bytes: int = 2 * 1024 * 1024 * 1024
-    trial_seconds: float = 1.0
-    keep_versions: int = 3
+    max_bundle_bytes: _DiskBytes = _GIB
+    max_uploads: Annotated[int, Range(1, 1000)] = 8
+    upload_idle_seconds: _Wait = 60.0  # then one that sends nothing is cut off, and may give its place to another
+    upload_max_age_seconds: Annotated[float, Range(1, 366 * _DAY)] = _DAY
+    min_free_bytes: Annotated[int, Range(0, 2**50)] = 16 * _MIB
+    probe_wall_seconds: Annotated[float, Range(1, _DAY)] = 60.0
+    probe_cpu_seconds: Annotated[int, Range(1, int(_DAY))] = 60
+    # The engine alone maps more than 200 MiB.
+    probe_memory_bytes: Annotated[int, Range(256 * _MIB, 2**50)] = 2 * _GIB
+    trial_seconds: Annotated[float, Range(0, _DAY)] = 1.0
+    # Two at least: the active one and the one to roll back to.
+    keep_versions: Annotated[int, Range(2, 1000)] = 3
 
     def __post_init__(self) -> None:
-        _require(self.keep_versions >= 2, "keep_versions must be 2 or more: the active and the one to roll back to")
+        _check_numbers(self)
 
 
 @dataclass(frozen=True, slots=True)
 class LifecycleConfig:
     """Bounds of start and stop."""
 
-    drain_seconds: float = 2.0
-    outbox_flush_seconds: float = 1.0
-    health_timeout_seconds: float = 5.0
-    health_interval_seconds: float = 15.0
+    drain_seconds: _Linger = 2.0
+    outbox_flush_seconds: _Linger = 1.0
+    health_timeout_seconds: Annotated[float, Range(0.1, 10 * _MINUTE)] = 5.0
+    health_interval_seconds: Annotated[float, Range(0.1, _DAY)] = 15.0
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,15 +234,13 @@ class SourceConfig:
 
     port: str
     type: Literal["serial"] = "serial"
-    baud: int = 115200
-    reopen_max_seconds: float = 5.0
-    buffer_max_bytes: int = 64 * 1024
+    baud: Annotated[int, Range(1, 100_000_000)] = 115200
+    reopen_max_seconds: _Wait = 5.0
+    buffer_max_bytes: _Bytes = 64 * _KIB
 
     def __post_init__(self) -> None:
         _require(bool(self.port), "port is empty; write a device path, a pattern or a pyserial URL")
-        _require(self.baud > 0, f"baud must be above 0, but is {self.baud}")
-        _require(self.reopen_max_seconds > 0, f"reopen_max_seconds must be above 0, but is {self.reopen_max_seconds}")
-        _require(self.buffer_max_bytes > 0, f"buffer_max_bytes must be above 0, but is {self.buffer_max_bytes}")
+        _check_numbers(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +249,11 @@ class FramesConfig:
 
     type: Literal["line"] = "line"
     values: Literal["csv", "json"] = "csv"
-    max_bytes: int = 4096
+    max_bytes: _Bytes = 4096
     skip_first: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.max_bytes > 0, f"max_bytes must be above 0, but is {self.max_bytes}")
+        _check_numbers(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,15 +263,13 @@ class WindowConfig:
     `max_waiting_windows` wait for the model; the oldest gives way. `max_bytes` bounds one window in memory.
     """
 
-    count: int = 1
-    hop: int = 0
-    max_bytes: int = 64 * 1024 * 1024
-    max_waiting_windows: int = 4
+    count: _Count = 1
+    hop: Annotated[int, Range(0, 1_000_000)] = 0
+    max_bytes: _Bytes = 64 * _MIB
+    max_waiting_windows: Annotated[int, Range(1, 1000)] = 4
 
     def __post_init__(self) -> None:
-        _require(1 <= self.count <= 1_000_000, f"count must be 1 to 1000000, but is {self.count}")
-        _require(0 <= self.hop <= 1_000_000, f"hop must be 0 to 1000000, but is {self.hop}")
-        _require(1 <= self.max_waiting_windows <= 1000, "max_waiting_windows must be 1 to 1000")
+        _check_numbers(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,9 +281,10 @@ class PipelineConfig:
     source: SourceConfig
     frames: FramesConfig = field(default_factory=FramesConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
-    silence_seconds: float = 0.0
+    silence_seconds: Annotated[float, Range(0, 366 * _DAY)] = 0.0
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         names.check_model_name(self.model)
         names.check_model_name(self.name)
 

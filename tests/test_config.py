@@ -1,6 +1,9 @@
 """The configuration: who wins, and what a mistake is called."""
 
+import dataclasses
+import math
 import re
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from edge_runtime import config
 from edge_runtime.config import Config
+from edge_runtime.contract.errors import ContractError
 from edge_runtime.errors import ConfigError
 
 
@@ -81,10 +85,24 @@ def test_values_are_toml_or_a_bare_word(setting: str, section: str, key: str, va
         ('[mqtt]\ntopic_prefix = "edge/#"', "without wildcards"),
         ('[mqtt]\ncert = "c"', "cert and key must be given together"),
         ("[mqtt]\nqos = 2", r"mqtt\.qos must be one of 0, 1"),
-        ("[deploy]\nkeep_versions = 1", "keep_versions"),
+        ("[deploy]\nkeep_versions = 1", "deploy: keep_versions must be 2 to 1000, but is 1"),
+        ("[http]\nmax_connections = 0", "http: max_connections must be 8 to 100000, but is 0"),
+        ("[http]\nmax_bodies_bytes = 1000", "max_bodies_bytes must be at least max_body_bytes"),
+        ("[http]\nbody_timeout_seconds = 0", r"body_timeout_seconds must be 0\.05 to 86400, but is 0"),
+        ("[lifecycle]\nhealth_timeout_seconds = 0", r"health_timeout_seconds must be 0\.1 to"),
+        ("[lifecycle]\nhealth_interval_seconds = 0", r"health_interval_seconds must be 0\.1 to"),
+        ("[lifecycle]\ndrain_seconds = nan", r"lifecycle\.drain_seconds must be a finite number, but is nan"),
+        ("[lifecycle]\ndrain_seconds = -inf", r"lifecycle\.drain_seconds must be a finite number"),
+        ("[lifecycle]\ndrain_seconds = -1", "lifecycle: drain_seconds must be 0 to 600"),
+        ("[deploy]\nmax_uploads = 0", "max_uploads must be 1 to 1000, but is 0"),
+        ("[deploy]\nprobe_memory_bytes = 1", "probe_memory_bytes must be 268435456 to"),
+        ("[deploy]\ntrial_seconds = nan", r"deploy\.trial_seconds must be a finite number"),
+        ("[engine]\nrequest_timeout_seconds = -1", "request_timeout_seconds must be"),
+        ("[engine]\nqueue_max_requests = -1", "queue_max_requests must be 0 to"),
+        ("[discovery]\nrescan_seconds = -1", "rescan_seconds must be"),
         ('[[pipeline]]\nname = "a"\nmodel = "m"', r"key 'pipeline\[0\]\.source' is missing"),
         ('[[pipeline]]\nname = "a"\nmodel = "m"\nsource = {port = ""}', r"pipeline\[0\]\.source: port is empty"),
-        ('[[pipeline]]\nname = "a"\nmodel = "m"\nsource = {port = "x", baud = 0}', "baud must be above 0"),
+        ('[[pipeline]]\nname = "a"\nmodel = "m"\nsource = {port = "x", baud = 0}', "baud must be 1 to"),
         ('[[pipeline]]\nname = "a"\nmodel = "m"\nsource = {port = "x"}\nwindow = {count = 0}', "count must be 1 to"),
         ('[[pipeline]]\nname = "a/b"\nmodel = "m"\nsource = {port = "x"}', "not usable"),
     ],
@@ -94,6 +112,27 @@ def test_a_mistake_in_the_file_names_key_and_file(file: Path, text: str, message
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=f"^{re.escape(str(file))}: .*{message}"):
         load(file)
+
+
+SECTIONS = [
+    kind
+    for kind in vars(config).values()
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind.__name__.endswith("Config")
+]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_number_has_a_range_that_is_checked_at_both_ends(section: type) -> None:
+    """A number without one could disable the box; so could one that is declared and not looked at."""
+    hints = typing.get_type_hints(section)
+    numbers = {key for key, hint in hints.items() if hint in (int, float)}
+    assert set(config.ranges(section)) == numbers
+    required = {"port": "x"} if section is config.SourceConfig else {}
+    required = {"name": "a", "model": "m", "source": config.SourceConfig("x")} if "source" in hints else required
+    for key, allowed in config.ranges(section).items():
+        for value in (allowed.least - 1, allowed.most * 2 + 1, math.nan):
+            with pytest.raises(ContractError, match=f"^{key} must be "):
+                section(**required | {key: value})
 
 
 def test_two_pipelines_of_one_name_are_refused(file: Path) -> None:

@@ -5,6 +5,7 @@ libraries that do this strictly have no 32-bit ARM wheel (see docs/adr/0003).
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -128,12 +129,23 @@ def _mapping(args: tuple[Any, ...], data: object, path: str) -> object:
 def _scalar(kind: Any, data: object, path: str) -> object:
     if kind is Any or kind is object:
         return data
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
+    if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
+        return _finite(data, path)
     # bool is an int to Python; to a person who wrote `port = true` it is a mistake.
     if not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool):
         raise _wrong(path, _name(kind), data)
     return data
+
+
+def _finite(number: float, path: str) -> float:
+    # NaN is neither below nor above any limit; JSON has no such numbers, though Python reads and TOML allows them.
+    try:
+        value = float(number)
+    except OverflowError as error:
+        raise _wrong(path, "a finite number", number) from error
+    if not math.isfinite(value):
+        raise _wrong(path, "a finite number", number)
+    return value
 
 
 def _wrong(path: str, expected: str, data: object) -> ContractError:

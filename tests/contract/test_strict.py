@@ -36,7 +36,7 @@ class Tree:
 LEAF = st.builds(
     Leaf,
     st.integers(),
-    st.floats(allow_nan=False),
+    st.floats(allow_nan=False, allow_infinity=False),
     st.text(),
     st.booleans(),
     st.sampled_from(["a", "b"]),
@@ -85,6 +85,9 @@ def test_any_other_data_is_refused_as_such(data: Any) -> None:
         ({"leaf": {"count": "1"}}, r"leaf\.count must be a whole number, but is '1'"),
         ({"leaf": {"count": 1, "flag": 1}}, r"leaf\.flag must be true or false"),
         ({"leaf": {"count": 1, "ratio": "half"}}, r"leaf\.ratio must be a number"),
+        ({"leaf": {"count": 1, "ratio": float("nan")}}, r"leaf\.ratio must be a finite number, but is nan"),
+        ({"leaf": {"count": 1, "ratio": float("-inf")}}, r"leaf\.ratio must be a finite number, but is -inf"),
+        ({"leaf": {"count": 1, "ratio": 10**400}}, r"leaf\.ratio must be a finite number, but is 1000"),
         ({"leaf": {"count": 1, "choice": "c"}}, r"leaf\.choice must be one of 'a', 'b', but is 'c'"),
         ({"leaf": {"count": 1}, "leaves": [{"count": 1}, {}]}, r"key 'leaves\[1\]\.count' is missing"),
         ({"leaf": {"count": 1}, "leaves": {}}, "leaves must be a list of a table"),
