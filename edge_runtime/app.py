@@ -8,7 +8,7 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ from edge_runtime.inference.registry import Registry
 from edge_runtime.inference.selfcheck import SelfCheck
 from edge_runtime.inference.service import InferenceService
 from edge_runtime.sensors.pipeline import Pipeline
-from edge_runtime.system import state
+from edge_runtime.system import descriptors, state
+from edge_runtime.system.background import Background
 from edge_runtime.system.systemd import Notifier
 from edge_runtime.transports.grpc import extra as grpc_extra
 from edge_runtime.transports.http.app import HttpApp
@@ -56,7 +57,7 @@ class Daemon:
     def __init__(self, config: Config, notifier: Notifier, tasks: asyncio.TaskGroup) -> None:
         self._config = config
         self._notifier = notifier
-        self._tasks = tasks
+        self._background = Background(tasks)
         self._started = time.monotonic()
         self._boot = secrets.token_hex(8)
         state_dir = Path(config.device.state_dir)
@@ -72,9 +73,7 @@ class Daemon:
         self._engine = f"{loader.engine.name} {loader.engine.version}"
         self._store = Store(connection, state_dir)
         probe = Probe(config.deploy, config.engine, loader.engine.name, self._store)
-        self._key_problems: list[str] = []
-        policy = Policy(config.trust.require_signature, load_keys(config.trust, self._key_problems))
-        self._deployer = Deployer(config.deploy, policy, self._store, probe, loader, self._registry, self._bus)
+        self._deployer = Deployer(config.deploy, self._policy, self._store, probe, loader, self._registry, self._bus)
         uploads = Uploads(config.deploy, state_dir, self._deployer, tasks)
 
         self._data_plane = DataPlane(self._service, self._registry, config.http.max_body_bytes)
@@ -125,22 +124,24 @@ class Daemon:
         """Start, serve until `stop` is set, and stop."""
         await self._start()
         try:
-            watchdog = self._tasks.create_task(self._feed_watchdog(), name="watchdog")
+            watchdog = self._background.keep("watchdog", self._feed_watchdog)
             await stop.wait()
             watchdog.cancel()
         finally:
             await self._stop()
 
     async def _start(self) -> None:
-        await self._deployer.recover()
+        told = await self._deployer.recover()
         if self._mqtt:
             await self._mqtt.start()
+        for event in told:  # nobody would have heard it before
+            self._bus.publish(event)
         await self._http.start()
         if self._grpc:
             await self._grpc.start()
         self._data_plane.ready = True
         for pipeline in self._pipelines:
-            self._sensor_tasks.append(self._tasks.create_task(pipeline.run(), name=f"pipeline {pipeline.config.name}"))
+            self._sensor_tasks.append(self._background.keep(f"pipeline {pipeline.config.name}", pipeline.run))
         self._notifier.notify("READY=1", f"STATUS={self._status_line()}")
         log.info("ready: %s", self._status_line())
         if self._mdns:
@@ -148,30 +149,47 @@ class Daemon:
             self._bus.subscribe(ModelsChanged, lambda _: self._readvertise())
 
     async def _stop(self) -> None:
+        """Every step, in this order; one that fails must not keep the others from being done."""
         log.info("stopping")
+        lifecycle = self._config.lifecycle
         self._notifier.notify("STOPPING=1", "STATUS=stopping")
+        await _attempt("the mDNS goodbye", self._withdraw)
+        await _attempt("refusing new work", self._refuse_new_work)
+        await _attempt("the drain", lambda: self._service.drain(lifecycle.drain_seconds))
+        await _attempt("stopping the sensors", self._stop_sensors)
+        await asyncio.gather(_attempt("stopping HTTP", self._http.stop), _attempt("stopping gRPC", self._stop_grpc))
+        await _attempt("closing the deployer", self._deployer.close)
+        await _attempt("flushing the outbox", self._stop_mqtt)
+        for closed in (self._registry, self._service, self._store):
+            await _attempt(f"closing the {type(closed).__name__.lower()}", _as_step(closed.close))
+        log.info("stopped")
+
+    async def _withdraw(self) -> None:
         if self._mdns:
             await self._mdns.stop()
+
+    async def _refuse_new_work(self) -> None:
         self._data_plane.ready = False
         self._service.refuse_new_work()
         if self._mqtt:
             self._mqtt.refuse()
-        await self._service.drain(self._config.lifecycle.drain_seconds)
+
+    async def _stop_sensors(self) -> None:
         for task in self._sensor_tasks:
             task.cancel()
         await asyncio.gather(*self._sensor_tasks, return_exceptions=True)
-        await asyncio.gather(self._http.stop(), *([self._grpc.stop(_GRPC_GRACE_SECONDS)] if self._grpc else []))
-        await self._deployer.close()
+
+    async def _stop_grpc(self) -> None:
+        if self._grpc:
+            await self._grpc.stop(_GRPC_GRACE_SECONDS)
+
+    async def _stop_mqtt(self) -> None:
         if self._mqtt:
             await self._mqtt.stop(self._config.lifecycle.outbox_flush_seconds)
-        self._registry.close()
-        self._service.close()
-        self._store.close()
-        log.info("stopped")
 
     def _readvertise(self) -> None:
         if self._mdns:
-            self._tasks.create_task(self._mdns.update(), name="mdns update")
+            self._background.once("mDNS update", self._mdns.update)
 
     # What it knows of itself
 
@@ -179,7 +197,9 @@ class Daemon:
         health, self_check = self._health, SelfCheck(self._registry)
         health.register("inference", self_check.run, fatal=True)
         health.register("state", self._check_state, fatal=True)
+        health.register("background", self._check_background, fatal=False)
         health.register("trust", self._check_trust, fatal=False)
+        health.register("models", self._check_models, fatal=False)
         if self._grpc:
             health.register("grpc", self._check_grpc, fatal=True)
         if self._mqtt:
@@ -193,10 +213,22 @@ class Daemon:
     async def _check_state(self) -> None:
         await asyncio.to_thread(self._store.models)
 
+    async def _check_models(self) -> str | None:
+        return self._deployer.problem()
+
+    def _policy(self) -> Policy:
+        """Whom to trust, read anew for each push: a key that was put into its folder counts from then on."""
+        return Policy(self._config.trust.require_signature, load_keys(self._config.trust, []))
+
     async def _check_trust(self) -> str | None:
         if not self._config.trust.require_signature:
             return None  # chosen by the operator; shown in status, not a fault
-        return "; ".join(self._key_problems) or None
+        problems: list[str] = []
+        await asyncio.to_thread(load_keys, self._config.trust, problems)
+        return "; ".join(problems) or None
+
+    async def _check_background(self) -> str | None:
+        return self._background.problem()
 
     async def _check_grpc(self) -> str | None:
         return self._grpc.problem() if self._grpc else None
@@ -281,6 +313,20 @@ def _pipeline_check(pipeline: Pipeline) -> Any:
     return check
 
 
+async def _attempt(what: str, step: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await step()
+    except Exception:
+        log.exception("%s failed; going on", what)
+
+
+def _as_step(close: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    async def step() -> None:
+        close()
+
+    return step
+
+
 def load_keys(config: TrustConfig, problems: list[str]) -> tuple[signing.TrustedKey, ...]:
     """The trusted keys that can be read; of the others `problems` says why (one bad file must not brick a box)."""
     keys = []
@@ -290,7 +336,6 @@ def load_keys(config: TrustConfig, problems: list[str]) -> tuple[signing.Trusted
                 keys.append(signing.load_public(Path(path)))
             except ContractError as error:
                 problems.append(str(error))
-                log.error("%s", error)  # noqa: TRY400 - the message says it all
     if not keys and config.require_signature:
         problems.append(
             f"no trusted key in {', '.join(config.keys) or 'trust.keys'}: nothing can be pushed to this box"
@@ -325,6 +370,7 @@ def own_state(config: DeviceConfig) -> Iterator[None]:
 
 async def serve(config: Config, stop: asyncio.Event) -> None:
     """Run the daemon until `stop` is set. Raises EdgeError where it cannot start."""
-    with own_state(config.device):
+    descriptors.raise_limit()
+    with own_state(config.device), Notifier() as notifier:
         async with asyncio.TaskGroup() as tasks:
-            await Daemon(config, Notifier(), tasks).run(stop)
+            await Daemon(config, notifier, tasks).run(stop)

@@ -6,7 +6,6 @@ import socket
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 from urllib.parse import urlsplit
@@ -43,8 +42,7 @@ _Wait = Annotated[float, Range(0.05, _DAY)]  # something is retried, given up or
 _Linger = Annotated[float, Range(0, 10 * _MINUTE)]  # 0: not at all
 
 
-@cache
-def ranges(section: Any) -> dict[str, Range]:
+def ranges(section: type) -> dict[str, Range]:
     """The numbers of a section of the configuration and what each may be."""
     hints = get_type_hints(section, include_extras=True)
     return {key: extra for key, hint in hints.items() for extra in get_args(hint)[1:] if isinstance(extra, Range)}

@@ -31,6 +31,8 @@ MAX_LABELS_BYTES = 4 * 1024 * 1024
 _CAPS = {MANIFEST: MAX_MANIFEST_BYTES, SIGNATURE: MAX_SIGNATURE_BYTES, LABELS: MAX_LABELS_BYTES}
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a ZIP can hold: the same input gives the same bytes
 _CHUNK = 1 << 20
+_END_RECORD = struct.Struct("<4sHHHHIIH")
+_MAX_DIRECTORY_BYTES = 4096
 
 
 def entry(content: bytes) -> FileEntry:
@@ -47,6 +49,23 @@ def write(target: BinaryIO, manifest: bytes, signature: bytes | None, content: M
                 archive.writestr(zipfile.ZipInfo(name, _EPOCH), members[name])
 
 
+def _check_directory(path: Path, size: int) -> None:
+    """Refuse a directory that a bundle cannot have before anything reads it: each entry would cost memory.
+
+    The end record is the last 22 bytes of an archive without a comment (ZIP application note, section 4.3.16).
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, size - _END_RECORD.size))
+        data = file.read(_END_RECORD.size)
+    if len(data) < _END_RECORD.size:
+        raise ContractError(f"not a bundle (a bundle is a ZIP archive): it has {size} bytes")
+    magic, _, _, here, entries, length, start, comment = _END_RECORD.unpack(data)
+    if magic != b"PK\x05\x06" or comment:
+        raise ContractError("not a bundle (a bundle is a ZIP archive), or not a whole one: its end record is missing")
+    if here != entries or entries > len(MEMBERS) or length > _MAX_DIRECTORY_BYTES or start + length + len(data) != size:
+        raise ContractError(f"the bundle's directory is not a bundle's: {entries} members in {length} bytes")
+
+
 class BundleReader:
     """Opens a bundle and checks its shape only: known names, no duplicates, stored, sizes that add up.
 
@@ -57,6 +76,7 @@ class BundleReader:
         self._path = path
         self._size = path.stat().st_size
         try:
+            _check_directory(path, self._size)
             self._archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
             raise ContractError(f"not a bundle (a bundle is a ZIP archive): {error}") from error

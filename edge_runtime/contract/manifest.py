@@ -9,6 +9,7 @@ from edge_runtime.contract import names, strict
 from edge_runtime.contract.errors import ContractError
 
 FORMAT = 1
+MAX_SEQUENCE = 10**18  # above that of version 999999.999999.999999
 MAX_MANIFEST_BYTES = 256 * 1024
 
 Task = Literal["classification", "detection", "regression", "raw"]
@@ -100,12 +101,14 @@ class Manifest:
             raise ContractError(
                 f"manifest format {self.format} is not known here (this is format {FORMAT}): update the box"
             )
-        if self.sequence < 0:
-            raise ContractError(f"sequence must not be negative, but is {self.sequence}")
+        if not 0 <= self.sequence <= MAX_SEQUENCE:
+            raise ContractError(f"sequence must be 0 to {MAX_SEQUENCE}, but is {self.sequence}")
 
     def canonical(self) -> bytes:
         """The one byte sequence of this manifest: sorted keys, no spaces, UTF-8, defaults left out."""
-        return json.dumps(strict.encode(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        # Through decode, which makes 1.0 of a 1 that somebody wrote where a number with a point belongs.
+        plain = strict.encode(strict.decode(Manifest, strict.encode(self)))
+        return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
     def digest(self) -> str:
         """Hex sha256 of the canonical bytes: the bundle's identity."""

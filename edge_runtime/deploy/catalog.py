@@ -3,7 +3,7 @@
 from typing import Any
 
 from edge_runtime.contract.tensors import TensorSpec
-from edge_runtime.deploy.store import Deployment, Store
+from edge_runtime.deploy.store import Deployment, Failure, State, Store
 from edge_runtime.inference.registry import Registry, ServedVersion
 
 
@@ -21,12 +21,11 @@ def summary(registry: Registry) -> list[dict[str, Any]]:
 
 
 def _model(served: ServedVersion, store: Store) -> dict[str, Any]:
-    known, description = store.get(served.digest), served.description
-    versions = store.versions(served.name)
+    known, description = store.version(served.digest), served.description
     return {
         "name": served.name,
         "version": served.version,
-        "state": known.state if known else "",
+        "state": State.COMMITTED if known else State.TRIAL,
         "task": description.task,
         "digest": served.digest,
         "signed_by": known.signed_by if known else None,
@@ -37,18 +36,27 @@ def _model(served: ServedVersion, store: Store) -> dict[str, Any]:
         "outputs": [_tensor(spec) for spec in description.outputs],
         "labels": len(description.labels),
         "requests": served.stats.requests,
-        "versions": [_version(known, served.digest) for known in versions],
+        "versions": [_version(version, served.digest) for version in store.versions(served.name)],
+        "failures": [_failure(failure) for failure in store.failures(served.name)],
     }
 
 
 def _version(known: Deployment, active: str) -> dict[str, Any]:
-    version = {
+    return {
         "version": known.manifest.version,
         "digest": known.digest,
         "state": known.state,
         "active": known.digest == active,
     }
-    return version | ({"reason": known.reason} if known.reason else {})
+
+
+def _failure(failure: Failure) -> dict[str, Any]:
+    return {
+        "version": failure.version,
+        "digest": failure.digest,
+        "state": failure.state,
+        "reason": failure.reason,
+    }
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from edge_runtime.deploy.store import Deployment, State, Store
 from edge_runtime.errors import CallerError, Code, ContentError, DeviceError, EdgeError
 from edge_runtime.events import EventBus
 from edge_runtime.inference.loader import Loader
+from edge_runtime.inference.neutral import neutral_inputs
 from edge_runtime.inference.registry import Registry, ServedVersion
 
 log = logging.getLogger(__name__)
 
 _TRIAL_POLLS = 10
+_TRIAL_ANSWER_SECONDS = 30.0
 _STOPPING = "the box is stopping; push again later"
 _OUTCOMES: dict[State, events.DeployKind] = {State.COMMITTED: "deployed", State.ROLLED_BACK: "rolled_back"}
 
@@ -42,7 +45,7 @@ def _failure(bundle: Path, progress: Progress, error: BaseException) -> tuple[St
     """The final state and the reason after an error; whatever happens to a push, the daemon goes on."""
     if isinstance(error, asyncio.CancelledError):
         return State.REFUSED, _STOPPING
-    state = State.ROLLED_BACK if progress.state is State.TRIAL else State.REFUSED
+    state = _failed_state(progress)
     if isinstance(error, EdgeError):
         log.warning("refused %s %s: %s", progress.model or bundle.name, progress.version, error)
         progress.code = error.code
@@ -50,6 +53,20 @@ def _failure(bundle: Path, progress: Progress, error: BaseException) -> tuple[St
     log.error("a deployment failed unexpectedly", exc_info=error)
     progress.code = Code.INTERNAL
     return state, f"internal error: {type(error).__name__}: {error}"
+
+
+def _failed_state(progress: Progress) -> State:
+    return State.ROLLED_BACK if progress.state is State.TRIAL else State.REFUSED
+
+
+async def _uninterrupted(work: Awaitable[None]) -> None:
+    """Await `work` to its end, also when cancelled: its thread goes on, and nothing may overtake it."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _fallback(served: tuple[str, str | None] | None, new: str) -> str | None:
@@ -65,7 +82,7 @@ class Deployer:
     def __init__(
         self,
         config: DeployConfig,
-        policy: trust.Policy,
+        policy: Callable[[], trust.Policy],
         store: Store,
         probe: Probe,
         loader: Loader,
@@ -82,6 +99,7 @@ class Deployer:
         self._one_at_a_time = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
         self._closing = False
+        self._unserved: dict[str, str] = {}
 
     async def deploy(
         self, bundle: Path, progress: Progress, *, force: bool = False, changed: Callable[[], None] = lambda: None
@@ -100,7 +118,7 @@ class Deployer:
             (error,) = await asyncio.gather(self._running, return_exceptions=True)
             if error is not None:
                 reach(*_failure(bundle, progress, error))
-            await asyncio.to_thread(self._store.collect, self._config.keep_versions)
+            await self._tidy(progress.model)
         kind = _OUTCOMES.get(progress.state, "refused")
         self._bus.publish(events.Deployment(kind, progress.model, progress.version, progress.reason))
 
@@ -109,8 +127,7 @@ class Deployer:
             raise DeviceError(_STOPPING, Code.UNAVAILABLE)
         accepted = await asyncio.to_thread(self._verify, bundle, progress, force=force)
         digest = accepted.manifest.digest()
-        served = self._store.served(accepted.manifest.name)
-        if served is not None and served[0] == digest and not force:
+        if self._is_served(accepted.manifest.name, digest) and not force:
             reach(State.COMMITTED)  # it is what is served already: pushing twice is no error
             return
         reach(State.VERIFIED)
@@ -119,14 +136,24 @@ class Deployer:
         try:
             await self._prove_and_try(digest, reach)
         except asyncio.CancelledError:
-            self._store.forget(digest)  # the daemon is being stopped; that says nothing against the bundle
+            self._store.abandon(digest)  # the daemon is being stopped; that says nothing against the bundle
             raise
         except EdgeError as error:
-            failed_trial = progress.state is State.TRIAL
-            await asyncio.to_thread(
-                self._store.set_state, digest, State.ROLLED_BACK if failed_trial else State.REFUSED, str(error)
-            )
+            attempt = self._attempt(digest)
+            await asyncio.to_thread(self._store.fail, attempt, _failed_state(progress), str(error))
             raise
+
+    async def _tidy(self, model: str) -> None:
+        """Free the disk; that it cannot be done says nothing about the push."""
+        try:
+            await asyncio.to_thread(self._store.prune, model, self._config.keep_versions)
+        except (OSError, sqlite3.Error):
+            log.exception("old versions of %s could not be deleted", model)
+
+    def _is_served(self, model: str, digest: str) -> bool:
+        """Whether this bundle is what is committed, and is really being served."""
+        served = self._store.served(model)
+        return served is not None and served[0] == digest and self._registry.serves(model, digest)
 
     def _verify(self, bundle: Path, progress: Progress, *, force: bool) -> trust.Accepted:
         """Everything that can be said without interpreting a member other than manifest and signature."""
@@ -136,7 +163,7 @@ class Deployer:
                 signature = reader.read_member(SIGNATURE) if SIGNATURE in reader.names else None
         except ContractError as error:
             raise ContentError(str(error)) from error
-        accepted = trust.accept(manifest_bytes, signature, self._policy)
+        accepted = trust.accept(manifest_bytes, signature, self._policy())
         progress.model, progress.version = accepted.manifest.name, accepted.manifest.version
         trust.check_sequence(accepted, self._store.highest_sequence(accepted.manifest.name))
         if not force:
@@ -145,13 +172,14 @@ class Deployer:
 
     def _check_history(self, manifest: Manifest) -> None:
         digest = manifest.digest()
-        for known in self._store.versions(manifest.name):
-            if known.digest == digest and known.state is State.ROLLED_BACK:
+        for failure in self._store.failures(manifest.name):
+            if failure.digest == digest and failure.state is State.ROLLED_BACK:
                 raise ContentError(
-                    f"this bundle failed its trial here before ({known.reason}); push it with --force to try again",
+                    f"this bundle failed its trial here before ({failure.reason}); push it with --force to try again",
                     Code.CONFLICT,
                 )
-            if known.digest != digest and known.manifest.version == manifest.version and known.state is State.COMMITTED:
+        for known in self._store.versions(manifest.name):
+            if known.digest != digest and known.manifest.version == manifest.version:
                 raise ContentError(
                     f"version {manifest.version} of {manifest.name} is on this box with other content; "
                     "raise the version (or push with --force)",
@@ -166,28 +194,30 @@ class Deployer:
             raise ContentError(str(error)) from error
 
     async def _prove_and_try(self, digest: str, reach: Callable[[State], None]) -> None:
-        deployment = self._known(digest)
-        description = await self._probe.run(deployment.manifest)
+        manifest = self._attempt(digest).manifest
+        description = await self._probe.run(manifest)
         await asyncio.to_thread(self._store.describe, digest, description)
-        new = await asyncio.to_thread(self._load, digest)
+        new = await asyncio.to_thread(self._load, self._attempt(digest))
         before = self._store.served(new.name)
-        # On disk before it may harm: if the daemon dies now, the next start knows what was on trial.
-        await asyncio.to_thread(self._store.set_state, digest, State.TRIAL)
+        await asyncio.to_thread(self._store.begin_trial, digest)
         self._registry.swap(new)
         reach(State.TRIAL)
         try:
             await self._watch_trial(new)
-            await asyncio.to_thread(self._store.commit, self._known(digest), _fallback(before, digest))
+            committed = asyncio.to_thread(self._store.commit, self._attempt(digest), _fallback(before, digest))
+            await _uninterrupted(committed)
         except BaseException:
             self._registry.swap_back(new.name)
             self._bus.publish(events.ModelsChanged())
             raise
+        self._unserved.pop(new.name, None)
         log.info("committed %s %s (%s kernels)", new.name, new.version, description.kernels)
         reach(State.COMMITTED)
         self._bus.publish(events.ModelsChanged())
 
     async def _watch_trial(self, served: ServedVersion) -> None:
-        """Serve for the configured time; a failure of the model itself ends the trial."""
+        """Answer once in this process, then serve for the configured time; a failure of the model ends the trial."""
+        await served.pool.run(neutral_inputs(served.description.inputs), time.monotonic() + _TRIAL_ANSWER_SECONDS)
         ends = time.monotonic() + self._config.trial_seconds
         while True:
             if served.stats.model_failures:
@@ -197,51 +227,60 @@ class Deployer:
                 return
             await asyncio.sleep(min(remaining, self._config.trial_seconds / _TRIAL_POLLS))
 
-    async def recover(self) -> None:
-        """At boot: undo what was interrupted, then serve what was committed (or what it can fall back to)."""
-        for deployment in self._store.unfinished():
-            name, version = deployment.manifest.name, deployment.manifest.version
-            if deployment.state is State.TRIAL:
-                reason = "the daemon ended during the trial"
-                self._store.set_state(deployment.digest, State.ROLLED_BACK, reason)
-                log.warning("rolled back %s %s: %s", name, version, reason)
-                self._bus.publish(events.Deployment("rolled_back", name, version, reason))
-            else:
-                self._store.forget(deployment.digest)
-        for model in self._store.models():
-            await self._serve_committed(model)
-        await asyncio.to_thread(self._store.collect, self._config.keep_versions)
-        self._bus.publish(events.ModelsChanged())
+    async def recover(self) -> list[events.Deployment]:
+        """At boot: undo what was interrupted, then serve what was committed (or what it can fall back to).
 
-    async def _serve_committed(self, model: str) -> None:
+        Returns what is to be told once the links are up. No model that cannot be served keeps the others from it.
+        """
+        told = [event for attempt in self._store.unfinished() if (event := self._undo(attempt))]
+        for model in self._store.models():
+            told += await self._serve_committed(model)
+        await asyncio.to_thread(self._store.sweep)
+        self._bus.publish(events.ModelsChanged())
+        return told
+
+    def _undo(self, attempt: Deployment) -> events.Deployment | None:
+        if attempt.state is not State.TRIAL:
+            self._store.abandon(attempt.digest)
+            return None
+        name, version, reason = attempt.manifest.name, attempt.manifest.version, "the daemon ended during the trial"
+        self._store.fail(attempt, State.ROLLED_BACK, reason)
+        log.warning("rolled back %s %s: %s", name, version, reason)
+        return events.Deployment("rolled_back", name, version, reason)
+
+    async def _serve_committed(self, model: str) -> list[events.Deployment]:
         digest, fallback = self._store.served(model) or ("", None)
         try:
             self._registry.swap(await self._open_committed(digest))
         except EdgeError as error:
             log.error("%s cannot be served: %s", model, error)  # noqa: TRY400 - the message says it all
-            self._bus.publish(events.Deployment("refused", model, "", str(error)))
-            if fallback is not None:
-                await self._fall_back(model, fallback)
+            self._unserved[model] = str(error)
+            told = [events.Deployment("refused", model, "", str(error))]
+            return told + (await self._fall_back(model, fallback) if fallback else [])
+        return []
 
-    async def _fall_back(self, model: str, digest: str) -> None:
+    async def _fall_back(self, model: str, digest: str) -> list[events.Deployment]:
         try:
             served = await self._open_committed(digest)
-        except EdgeError:
-            log.exception("%s cannot be served by its fallback either", model)
-            return
+        except EdgeError as error:
+            log.error("%s cannot be served by its fallback either: %s", model, error)  # noqa: TRY400 - likewise
+            return []
         self._registry.swap(served)
         reason = "the committed version cannot be loaded"
-        self._bus.publish(events.Deployment("rolled_back", model, served.version, reason))
+        return [events.Deployment("rolled_back", model, served.version, reason)]
+
+    def problem(self) -> str | None:
+        """Which committed models are not served as they should be, and why, for the health check."""
+        return "; ".join(f"{model}: {reason}" for model, reason in sorted(self._unserved.items())) or None
 
     async def _open_committed(self, digest: str) -> ServedVersion:
-        deployment = self._known(digest)
-        known = deployment.description
+        known = self._version(digest).description
         engine = self._loader.engine
         if known is None or (known.engine, known.engine_version) != (engine.name, engine.version):
             # Another engine than the one that proved it: prove it again before it gets into this process.
-            description = await self._probe.run(deployment.manifest)
+            description = await self._probe.run(self._version(digest).manifest)
             await asyncio.to_thread(self._store.describe, digest, description)
-        return await asyncio.to_thread(self._load, digest)
+        return await asyncio.to_thread(self._load, self._version(digest))
 
     async def rollback(self, model: str) -> tuple[str, str]:
         """Serve the version before this one again; returns the new and the former version.
@@ -269,7 +308,7 @@ class Deployer:
 
     def _committed_version(self, model: str, version: str) -> Deployment:
         for known in self._store.versions(model):
-            if known.manifest.version == version and known.state is State.COMMITTED:
+            if known.manifest.version == version:
                 return known
         raise CallerError(f"version {version!r} of {model} is not on this box", Code.NOT_FOUND)
 
@@ -277,7 +316,8 @@ class Deployer:
         warm = self._registry.warm(current.name)
         target = warm if warm is not None and warm.digest == digest else await self._open_committed(digest)
         self._registry.swap(target)
-        await asyncio.to_thread(self._store.commit, self._known(digest), current.digest)
+        await _uninterrupted(asyncio.to_thread(self._store.commit, self._version(digest), current.digest))
+        self._unserved.pop(current.name, None)
         self._bus.publish(events.ModelsChanged())
 
     async def remove(self, model: str) -> None:
@@ -286,6 +326,7 @@ class Deployer:
             if self._store.served(model) is None:
                 raise CallerError(f"model {model!r} is not on this box", Code.NOT_FOUND)
             self._registry.remove(model)
+            self._unserved.pop(model, None)
             await asyncio.to_thread(self._store.remove, model)
         self._bus.publish(events.Deployment("removed", model, ""))
         self._bus.publish(events.ModelsChanged())
@@ -297,18 +338,22 @@ class Deployer:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
 
-    def _known(self, digest: str) -> Deployment:
-        deployment = self._store.get(digest)
-        if deployment is None:
-            raise DeviceError(f"bundle {digest[:12]} is not in the store")
-        return deployment
+    def _attempt(self, digest: str) -> Deployment:
+        return _present(self._store.attempt(digest), digest)
 
-    def _load(self, digest: str) -> ServedVersion:
-        deployment = self._known(digest)
-        model = self._store.file(deployment.manifest)
-        if deployment.description is None or model is None or not self._store.intact(deployment.manifest):
+    def _version(self, digest: str) -> Deployment:
+        return _present(self._store.version(digest), digest)
+
+    def _load(self, deployment: Deployment) -> ServedVersion:
+        manifest, model = deployment.manifest, self._store.file(deployment.manifest)
+        if deployment.description is None or model is None or not self._store.intact(manifest):
             raise DeviceError(
-                f"the files of {deployment.manifest.name} {deployment.manifest.version} are damaged; "
-                "push it again with --force"
+                f"the files of {manifest.name} {manifest.version} are damaged; push it again with --force"
             )
-        return self._loader.load(deployment.manifest, deployment.description, model)
+        return self._loader.load(manifest, deployment.description, model)
+
+
+def _present(deployment: Deployment | None, digest: str) -> Deployment:
+    if deployment is None:
+        raise DeviceError(f"bundle {digest[:12]} is not in the store, or cannot be read; push it again")
+    return deployment

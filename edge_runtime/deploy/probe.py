@@ -18,6 +18,7 @@ from edge_runtime.inference.description import Description
 
 # The answer is a description with its labels (at most 4 MiB of them, quoted in JSON).
 _MAX_ANSWER_BYTES = 16 * 1024 * 1024
+_READ_BYTES = 64 * 1024
 _LOG_TAIL_BYTES = 2000
 
 
@@ -96,9 +97,13 @@ async def _converse(child: asyncio.subprocess.Process, job: bytes) -> bytes:
         await child.stdin.drain()
     except (BrokenPipeError, ConnectionResetError):
         pass  # it died early; its exit status says why
-    answer = await child.stdout.read(_MAX_ANSWER_BYTES)
+    answer = bytearray()
+    while chunk := await child.stdout.read(_READ_BYTES):  # a read ends at what the pipe holds, not at the end
+        answer += chunk
+        if len(answer) > _MAX_ANSWER_BYTES:
+            raise _failed(f"the child answers with more than {_MAX_ANSWER_BYTES} bytes")
     await child.wait()
-    return answer
+    return bytes(answer)
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:

@@ -22,13 +22,15 @@ from edge_runtime.contract import manifest as manifests
 from edge_runtime.contract import strict
 from edge_runtime.contract.manifest import InputDeclaration, Manifest, Task
 from edge_runtime.contract.quantization import dequantize
-from edge_runtime.contract.tensors import NUMPY_NAMES, TensorSpec
+from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.deploy import tflite_metadata
 from edge_runtime.deploy.probe import Job
 from edge_runtime.errors import ContentError, EdgeError
 from edge_runtime.inference import engine as engines
+from edge_runtime.inference import postprocess, preprocess
 from edge_runtime.inference.description import Description, is_detection, undeclared_input, with_full_range
 from edge_runtime.inference.engine import Kernels, Session
+from edge_runtime.inference.neutral import neutral_inputs
 
 _LOG_LIMIT_BYTES = 1024 * 1024
 _TIMED_RUNS = 5
@@ -82,6 +84,7 @@ def examine(job: Job) -> Description:
             description = describe(
                 manifest, session, outputs, Path(job.model), Path(job.labels) if job.labels else None
             )
+            _check_declarations(description, manifest, outputs)
             if job.golden:
                 check_golden(Path(job.golden), session, description, manifest)
         except ContentError as error:
@@ -116,7 +119,7 @@ def _resident_bytes() -> int:
 
 def _smoke(session: Session) -> tuple[dict[str, NDArray[Any]], float]:
     """Run zeros (strings: empty ones) a few times; returns the outputs and the median latency in milliseconds."""
-    tensors = {spec.name: _zeros(spec) for spec in session.inputs}
+    tensors = neutral_inputs(session.inputs)
     latencies: list[float] = []
     outputs: dict[str, NDArray[Any]] = {}
     while len(latencies) < _TIMED_RUNS and sum(latencies) < _TIMED_SECONDS * 1000:
@@ -124,13 +127,6 @@ def _smoke(session: Session) -> tuple[dict[str, NDArray[Any]], float]:
         outputs = session.run(tensors)
         latencies.append((time.perf_counter() - started) * 1000)
     return outputs, median(latencies)
-
-
-def _zeros(spec: TensorSpec) -> NDArray[Any]:
-    shape = [1 if n < 0 else n for n in spec.shape]
-    if spec.datatype == "BYTES":
-        return np.full(shape, b"", dtype=object)
-    return np.full(shape, spec.zero_point, dtype=NUMPY_NAMES[spec.datatype])
 
 
 def describe(
@@ -153,6 +149,18 @@ def describe(
         or undeclared_input(session.inputs[0]),
         labels=names,
     )
+
+
+def _check_declarations(description: Description, manifest: Manifest, outputs: Mapping[str, NDArray[Any]]) -> None:
+    """Go through what was declared once, from raw numbers to the answer: what cannot work must not be committed."""
+    spec = description.inputs[0]
+    try:
+        if len(description.inputs) == 1 and spec.datatype != "BYTES":
+            raw = np.zeros([max(1, n) for n in spec.shape])
+            preprocess.to_tensor(raw, "", spec, description.input)
+        postprocess.read_answer(outputs, description, manifest.output)
+    except (EdgeError, ValueError, TypeError, IndexError) as error:
+        raise ContentError(f"what is declared does not fit the model (task {description.task!r}): {error}") from error
 
 
 def _metadata_input(declared: InputDeclaration | None, spec: TensorSpec) -> InputDeclaration | None:

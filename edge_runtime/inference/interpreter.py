@@ -13,6 +13,7 @@ from edge_runtime.errors import ContentError
 from edge_runtime.inference.engine import Kernels
 
 MakeInterpreter = Callable[[Path], Any]
+_MAX_REASON = 240
 _ENGINE_ERRORS = (RuntimeError, ValueError, TypeError, MemoryError, OverflowError, UnicodeDecodeError)
 
 
@@ -66,6 +67,8 @@ class InterpreterSession:
         """See `engine.Session.run`. Inputs whose open dimensions changed are resized first."""
         try:
             self._resize(tensors)
+            # A recurrent model must not answer one caller with what it remembers of another.
+            self._interpreter.reset_all_variables()
             for name, value in tensors.items():
                 self._interpreter.set_tensor(self._input_index[name], value)
             self._interpreter.invoke()
@@ -118,4 +121,5 @@ def _datatype(name: str, dtype: Any) -> Datatype:
 
 def _first_line(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else f"{type(error).__name__} without a message (out of memory?)")[:300]
+    text = lines[0] if lines else f"{type(error).__name__} without a message (out of memory?)"
+    return text if len(text) <= _MAX_REASON else text[:_MAX_REASON].rsplit(" ", 1)[0] + " ..."

@@ -14,8 +14,11 @@ from edge_runtime.contract.tensors import NUMPY_NAMES, TensorSpec
 from edge_runtime.errors import CallerError, Code
 from edge_runtime.inference.description import PictureShape, picture_shape
 
-# What a picture may unpack to: a few kilobytes of PNG can claim gigapixels.
-MAX_PICTURE_PIXELS = 64_000_000
+# What a picture may unpack to where the configuration says nothing: a few kilobytes of PNG can claim gigapixels.
+MAX_PICTURE_PIXELS = 25_000_000
+# How long a number may be in JSON, its comma and brackets included.
+_NUMBER_BYTES = 40
+_DOCUMENT_BYTES = 64 * 1024
 _MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"BM": "BMP", b"RIFF": "WEBP"}
 
 
@@ -27,8 +30,29 @@ def picture_format(data: bytes) -> str | None:
     return None
 
 
+def check_document_size(size: int, spec: TensorSpec, max_batch: int) -> None:
+    """Refuse a JSON document that is larger than any that fits `spec`, before time goes into parsing it.
+
+    Raises:
+        CallerError: TOO_LARGE. An input with open dimensions other than its batch takes any size.
+    """
+    if any(n < 0 for n in spec.shape[1:]):
+        return
+    samples = max_batch if spec.shape[:1] == (-1,) else 1
+    limit = _DOCUMENT_BYTES + _NUMBER_BYTES * samples * math.prod(abs(n) for n in spec.shape)
+    if size > limit:
+        raise CallerError(
+            f"the document has {size} bytes, more than any that fits {spec.name!r} ({list(spec.shape)})", Code.TOO_LARGE
+        )
+
+
 def to_tensor(
-    data: bytes | NDArray[Any], content_type: str, spec: TensorSpec, declaration: InputDeclaration | None
+    data: bytes | NDArray[Any],
+    content_type: str,
+    spec: TensorSpec,
+    declaration: InputDeclaration | None,
+    *,
+    max_pixels: int = MAX_PICTURE_PIXELS,
 ) -> NDArray[Any]:
     """The input tensor of `spec` for a picture, a JSON document or an array of real values.
 
@@ -43,7 +67,7 @@ def to_tensor(
     kind = content_type.partition(";")[0].strip().lower()
     form = picture_format(data)
     if form is not None or kind.startswith("image/"):
-        return _from_picture(data, form, spec, declaration)
+        return _from_picture(data, form, spec, declaration, max_pixels)
     return _from_array(_json_array(data, kind), spec, declaration)
 
 
@@ -118,7 +142,7 @@ def _over_full_range(pixels: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
 
 
 def _from_picture(
-    data: bytes, form: str | None, spec: TensorSpec, declaration: InputDeclaration | None
+    data: bytes, form: str | None, spec: TensorSpec, declaration: InputDeclaration | None, max_pixels: int
 ) -> NDArray[Any]:
     shape = picture_shape(spec)
     if shape is None:
@@ -128,7 +152,7 @@ def _from_picture(
             "the model does not say how pixels become its float input; "
             "push it again with --input image --mean M --std S"
         )
-    pixels = read_picture(data, form, shape, declaration).astype(np.float64)
+    pixels = read_picture(data, form, shape, declaration, max_pixels).astype(np.float64)
     if declaration.full_range:
         tensor = _over_full_range(255.0 - pixels if declaration.invert else pixels, spec)
     else:
@@ -137,7 +161,7 @@ def _from_picture(
 
 
 def read_picture(
-    data: bytes, form: str | None, shape: PictureShape, declaration: InputDeclaration
+    data: bytes, form: str | None, shape: PictureShape, declaration: InputDeclaration, max_pixels: int
 ) -> NDArray[np.uint8]:
     """Decode a picture, turn it upright (EXIF), bring it to (height, width, channels) uint8 in the declared colours.
 
@@ -155,8 +179,8 @@ def read_picture(
         ) from error
     try:
         with Image.open(io.BytesIO(data), formats=[form] if form else ["JPEG", "PNG", "BMP", "WEBP"]) as picture:
-            if picture.width * picture.height > MAX_PICTURE_PIXELS:
-                _too_large(picture.width, picture.height)
+            if picture.width * picture.height > max_pixels:
+                _too_large(picture.width, picture.height, max_pixels)
             upright = ImageOps.exif_transpose(picture).convert("L" if shape.channels == 1 else "RGB")
             size = (shape.width, shape.height)
             fitted = _resize(upright, size, crop=declaration.resize == "crop")
@@ -179,5 +203,5 @@ def _resize(picture: Any, size: tuple[int, int], *, crop: bool) -> Any:
     return picture.resize(size, Image.Resampling.BILINEAR)
 
 
-def _too_large(width: int, height: int) -> NoReturn:
-    raise CallerError(f"the picture is {width} x {height}, more than {MAX_PICTURE_PIXELS} pixels", Code.TOO_LARGE)
+def _too_large(width: int, height: int, max_pixels: int) -> NoReturn:
+    raise CallerError(f"the picture is {width} x {height}, more than {max_pixels} pixels", Code.TOO_LARGE)

@@ -64,6 +64,11 @@ class Registry:
         """The active version of every model, by name."""
         return tuple(self._slots[name].active for name in sorted(self._slots))
 
+    def serves(self, model: str, digest: str) -> bool:
+        """Whether this very bundle is the active version."""
+        slot = self._slots.get(model)
+        return slot is not None and slot.active.digest == digest
+
     def warm(self, model: str) -> ServedVersion | None:
         """The version that a roll back would bring at once."""
         slot = self._slots.get(model)

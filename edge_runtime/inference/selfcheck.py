@@ -2,10 +2,8 @@
 
 import time
 
-import numpy as np
-
-from edge_runtime.contract.tensors import NUMPY_NAMES
 from edge_runtime.errors import CallerError
+from edge_runtime.inference.neutral import neutral_inputs
 from edge_runtime.inference.registry import Registry
 
 # Under load the check waits behind real work; that other work gets done is then the proof.
@@ -23,14 +21,7 @@ class SelfCheck:
         served = min(self._registry.active(), key=lambda s: s.description.latency_ms, default=None)
         if served is None:
             return None
-        tensors = {
-            spec.name: np.full(
-                [1 if n < 0 else n for n in spec.shape],
-                b"" if spec.datatype == "BYTES" else spec.zero_point,
-                dtype=NUMPY_NAMES[spec.datatype],
-            )
-            for spec in served.description.inputs
-        }
+        tensors = neutral_inputs(served.description.inputs)
         answered = served.stats.requests
         try:
             with self._registry.lease(served.name, served.version):

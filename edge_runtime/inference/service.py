@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.config import EngineConfig
 from edge_runtime.contract.tensors import NUMPY_NAMES, TensorSpec
-from edge_runtime.errors import CallerError, Code, DeviceError, EdgeError
+from edge_runtime.errors import CallerError, Code, ContentError, DeviceError, EdgeError
 from edge_runtime.events import EventBus, Result
 from edge_runtime.inference import postprocess, preprocess
 from edge_runtime.inference.registry import Registry, ServedVersion
@@ -82,16 +82,15 @@ class InferenceService:
     ) -> Inference:
         """Run `model` on input tensors by name, in stored dtypes and full shapes.
 
-        `deadline` is in time.monotonic() seconds; None means the configured time from now.
+        `deadline` is in time.monotonic() seconds; None, or a later one, means the configured time from now.
 
         Raises:
             CallerError: no such model, tensors that do not fit its specs, overloaded, late.
             ContentError: the model failed.
             DeviceError: the box is stopping.
         """
-        started = time.perf_counter()
-        with self._registry.lease(model, version) as served:
-            outputs = await self._run(served, tensors, deadline, started)
+        with self._registry.lease(model, version) as served, self._counted(served) as started:
+            outputs = await self._run(served, tensors, deadline)
             if self.report_tensor_requests:
                 self._report(served, outputs, started, source)
             return Inference(served.name, served.version, outputs, served.description.outputs)
@@ -106,10 +105,9 @@ class InferenceService:
         source: str = "http",
     ) -> Answer:
         """Pre-process a sample, run the model, read the answer, and tell the bus. Raises as `infer` does."""
-        started = time.perf_counter()
-        with self._registry.lease(model, version) as served:
+        with self._registry.lease(model, version) as served, self._counted(served) as started:
             tensors = {served.description.inputs[0].name: await self._prepare(served, sample)}
-            outputs = await self._run(served, tensors, deadline, started)
+            outputs = await self._run(served, tensors, deadline)
             return self._report(served, outputs, started, source)
 
     def close(self) -> None:
@@ -131,41 +129,45 @@ class InferenceService:
         if self._stopping and not self.in_flight:
             self._idle.set()
 
-    async def _prepare(self, served: ServedVersion, sample: Sample) -> NDArray[Any]:
-        data, declaration = sample.data, served.description.input
-        size = len(data) if isinstance(data, bytes) else data.nbytes
-        try:
-            spec = _only_input(served)
-            # A picture of few bytes may unpack to many pixels: it is never small.
-            size = size if not isinstance(data, bytes) or preprocess.picture_format(data) is None else _NEVER_SMALL
-            return await self.workers.run(
-                size, lambda: preprocess.to_tensor(data, sample.content_type, spec, declaration)
-            )
-        except EdgeError as error:
-            served.stats.failed(error.code)
-            raise
-
-    async def _run(
-        self, served: ServedVersion, tensors: Mapping[str, NDArray[Any]], deadline: float | None, started: float
-    ) -> dict[str, NDArray[Any]]:
+    @contextlib.contextmanager
+    def _counted(self, served: ServedVersion) -> Iterator[float]:
+        """Count a request from its arrival to its answer or failure; gives the time of its arrival."""
+        started = time.perf_counter()
         self.in_flight += 1
         try:
-            self._check(served.description.inputs, tensors)
-            due = time.monotonic() + self._config.request_timeout_seconds if deadline is None else deadline
-            outputs = await served.pool.run(tensors, due)
+            if self._stopping:
+                raise DeviceError("this box is stopping; ask another one, or try again later", Code.UNAVAILABLE)
+            yield started
         except EdgeError as error:
             served.stats.failed(error.code)
             raise
+        else:
+            served.stats.answered(time.perf_counter() - started)
         finally:
             self.in_flight -= 1
             self._note_idle()
-        served.stats.answered(time.perf_counter() - started)
-        return outputs
+
+    async def _prepare(self, served: ServedVersion, sample: Sample) -> NDArray[Any]:
+        spec, data = _only_input(served), sample.data
+        size = len(data) if isinstance(data, bytes) else data.nbytes
+        if isinstance(data, bytes) and preprocess.picture_format(data) is not None:
+            size = ON_LOOP_BYTES + 1  # a picture of few bytes may unpack to many pixels: it is never small
+        elif isinstance(data, bytes):
+            preprocess.check_document_size(size, spec, self._config.max_batch)
+        declaration, limit = served.description.input, self._config.max_picture_pixels
+        return await self.workers.run(
+            size, lambda: preprocess.to_tensor(data, sample.content_type, spec, declaration, max_pixels=limit)
+        )
+
+    async def _run(
+        self, served: ServedVersion, tensors: Mapping[str, NDArray[Any]], deadline: float | None
+    ) -> dict[str, NDArray[Any]]:
+        self._check(served.description.inputs, tensors)
+        latest = time.monotonic() + self._config.request_timeout_seconds
+        return await served.pool.run(tensors, latest if deadline is None else min(deadline, latest))
 
     def _check(self, specs: tuple[TensorSpec, ...], tensors: Mapping[str, NDArray[Any]]) -> None:
         """Every input once, in the dtype and shape that the model stores: the engine must see nothing else."""
-        if self._stopping:
-            raise DeviceError("this box is stopping; ask another one, or try again later", Code.UNAVAILABLE)
         expected = [spec.name for spec in specs]
         if set(tensors) != set(expected):
             raise CallerError(f"inputs must be {expected}, but are {sorted(tensors)}")
@@ -177,6 +179,11 @@ class InferenceService:
                 raise CallerError(
                     f"input {spec.name!r} must have the shape {list(spec.shape)}, but has {list(value.shape)}"
                 )
+            if spec.shape[:1] == (-1,) and value.shape[0] > self._config.max_batch:
+                raise CallerError(
+                    f"input {spec.name!r} has {value.shape[0]} samples, more than {self._config.max_batch}",
+                    Code.TOO_LARGE,
+                )
             if value.nbytes > self._config.max_tensor_bytes:
                 raise CallerError(
                     f"input {spec.name!r} has {value.nbytes} bytes, more than {self._config.max_tensor_bytes}",
@@ -186,7 +193,11 @@ class InferenceService:
     def _report(
         self, served: ServedVersion, outputs: Mapping[str, NDArray[Any]], started: float, source: str
     ) -> Answer:
-        result = postprocess.read_answer(outputs, served.description, served.manifest.output)
+        try:
+            result = postprocess.read_answer(outputs, served.description, served.manifest.output)
+        except (ValueError, TypeError, IndexError) as error:
+            task = served.description.task
+            raise ContentError(f"the outputs of {served.name!r} cannot be read as {task}: {error}") from error
         latency_ms = round((time.perf_counter() - started) * 1000, 3)
         self._bus.publish(Result(served.name, served.version, time.time(), source, result, latency_ms))
         return Answer(served.name, served.version, result, latency_ms)

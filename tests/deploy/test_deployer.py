@@ -4,84 +4,19 @@ import asyncio
 import io
 import re
 import zipfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from benches import KEY, QUICK, Bench, on_bench
 from bundles import digits, digits_content, digits_manifest, make, pack
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge_runtime import events
-from edge_runtime.config import DeployConfig, EngineConfig
-from edge_runtime.contract import bundle, signing
+from edge_runtime.contract import bundle
 from edge_runtime.contract.manifest import Parity
-from edge_runtime.contract.signing import TrustedKey
-from edge_runtime.deploy.deployer import Deployer, Progress
-from edge_runtime.deploy.probe import Probe
-from edge_runtime.deploy.store import State, Store
-from edge_runtime.deploy.trust import Policy
+from edge_runtime.deploy.store import State
 from edge_runtime.errors import CallerError, Code
-from edge_runtime.events import EventBus
-from edge_runtime.inference.loader import Loader
-from edge_runtime.inference.registry import Registry
-from edge_runtime.inference.service import InferenceService, Sample
-from edge_runtime.system import state
-
-KEY = Ed25519PrivateKey.generate()
-TRUSTED = TrustedKey("ops", signing.keyid(KEY.public_key()), KEY.public_key())
-QUICK = DeployConfig(trial_seconds=0.02)
-
-
-class Bench:
-    """A deployer on a state folder; making another one on the same folder is a restart."""
-
-    def __init__(self, folder: Path, config: DeployConfig = QUICK, *, require_signature: bool = False) -> None:
-        self.folder = folder
-        self.bus, self.registry = EventBus(), Registry()
-        self.heard: list[events.Deployment] = []
-        self.bus.subscribe(events.Deployment, self.heard.append)
-        self.store = Store(state.connect(folder / state.FILE_NAME), folder)
-        loader = Loader(EngineConfig(instances=1))
-        probe = Probe(config, EngineConfig(), loader.engine.name, self.store)
-        policy = Policy(require_signature, (TRUSTED,))
-        self.deployer = Deployer(config, policy, self.store, probe, loader, self.registry, self.bus)
-        self.service = InferenceService(self.registry, self.bus, EngineConfig())
-
-    async def push(self, data: bytes, *, force: bool = False) -> Progress:
-        """Deploy a bundle; returns how it ended."""
-        path, progress = self.folder / "pushed.part", Progress()
-        path.write_bytes(data)
-        await self.deployer.deploy(path, progress, force=force)
-        return progress
-
-    async def ask(self) -> str:
-        """The version that answers."""
-        return (await self.service.predict("digits", Sample(np.zeros((8, 8))))).version
-
-    def close(self) -> None:
-        """End it as a crash would, but without leaking."""
-        self.registry.close()
-        self.store.close()
-
-    def objects(self) -> set[str]:
-        """Names of the stored files."""
-        return {path.name for path in (self.folder / "objects").iterdir()}
-
-
-def on_bench(tmp_path: Path, go: Callable[[Bench], Awaitable[None]], **options: object) -> Bench:
-    """Run `go` with a bench."""
-    bench = Bench(tmp_path, **options)  # type: ignore[arg-type]
-
-    async def run() -> None:
-        await go(bench)
-
-    try:
-        asyncio.run(run())
-    finally:
-        bench.close()
-    return bench
 
 
 def test_a_bundle_is_committed_and_answers(tmp_path: Path) -> None:
@@ -291,19 +226,16 @@ def test_death_during_a_trial_is_a_roll_back_at_the_next_start(tmp_path: Path) -
 
     async def before(bench: Bench) -> None:
         await bench.push(digits("1.0.0"))
-        await bench.push(digits("2.0.0"))
-        one, two = (v.digest for v in reversed(bench.store.versions("digits")))
-        bench.store.commit(bench.store.get(one), None)  # type: ignore[arg-type]
-        bench.store.set_state(two, State.TRIAL)
+        bench.stage(digits("2.0.0"), trial=True)
 
     async def after(bench: Bench) -> None:
-        await bench.deployer.recover()
+        (told,) = await bench.deployer.recover()
+        assert (told.kind, told.version) == ("rolled_back", "2.0.0")
         assert await bench.ask() == "1.0.0"
         assert (await bench.push(digits("2.0.0"))).code is Code.CONFLICT
 
     on_bench(tmp_path, before)
-    bench = on_bench(tmp_path, after)
-    assert bench.heard[0].kind == "rolled_back"
+    on_bench(tmp_path, after)
 
 
 def test_a_model_proved_by_another_engine_is_proved_again(tmp_path: Path) -> None:
