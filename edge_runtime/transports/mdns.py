@@ -12,7 +12,6 @@ from zeroconf import (  # type: ignore[attr-defined]  # the first two are re-exp
     DNSOutgoing,
     DNSQuestion,
     DNSQuestionType,
-    Error,
     IPVersion,
     NonUniqueNameException,
     RecordUpdate,
@@ -194,6 +193,7 @@ class Advertiser:
         self._number = 1
         self._problem: str | None = "mDNS: not started"
         self._session: _Session | None = None
+        self._retry_seconds = _FIRST_RETRY_SECONDS
         self._task: asyncio.Task[None] | None = None
         self._attempted = asyncio.Event()
 
@@ -212,50 +212,54 @@ class Advertiser:
         await self._attempted.wait()
 
     async def update(self) -> None:
-        """Announce the present models."""
+        """Announce the present models; never raises."""
         session = self._session
         if session is None:
             return  # the next registration asks for the models itself
-        session.info = self._info(self._number, session.reach)
         try:
+            session.info = self._info(self._number, session.reach)
             await self._announce(session)
-        except Error as error:
+        except Exception as error:  # noqa: BLE001 - as in _keep
             log.warning("mDNS: the new list of models could not be announced: %r", error)
 
     async def stop(self) -> None:
-        """Say goodbye and close the sockets."""
+        """Say goodbye and close the sockets; never raises."""
         if self._task:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.gather(self._task, return_exceptions=True)
         if self._session:
             await self._close(self._session)
         self._task = None
         self._problem = "mDNS: stopped"
 
     async def _keep(self) -> None:
-        delay = _FIRST_RETRY_SECONDS
+        self._retry_seconds = _FIRST_RETRY_SECONDS
         while True:
             try:
-                self._session = await self._open()
-            # zeroconf raises RuntimeError too; whatever it is, a box that is not advertised still serves.
-            except (OSError, RuntimeError, TransportError, Error) as error:
-                self._failed(error, delay)
+                await self._advertise()
+            except Exception as error:  # noqa: BLE001 - whatever it is, a box that is not advertised serves, and retries
+                self._failed(error, self._retry_seconds)
                 self._attempted.set()
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, self._config.retry_max_seconds)
-                continue
-            delay = _FIRST_RETRY_SECONDS
-            self._problem = None
-            self._attempted.set()
-            reach = self._session.reach
-            log.info("mDNS: advertised as %r at %s", self.name, ", ".join(reach.advertised))
-            asking = asyncio.create_task(_ask_who_else(self._session), name="mdns conflicts")
-            try:
-                await self._hold(self._session)
-            finally:
-                asking.cancel()
-            await self._close(self._session)
+                await asyncio.sleep(self._retry_seconds)
+                self._retry_seconds = min(self._retry_seconds * 2, self._config.retry_max_seconds)
+
+    async def _advertise(self) -> None:
+        """Be registered until that must be made anew."""
+        session = self._session = await self._open()
+        self._retry_seconds = _FIRST_RETRY_SECONDS
+        self._problem = None
+        self._attempted.set()
+        log.info("mDNS: advertised as %r at %s", self.name, ", ".join(session.reach.advertised))
+        asking = asyncio.create_task(_ask_who_else(session), name="mdns conflicts")
+        try:
+            await self._hold(session)
+        except Exception:
+            await self._close(session)
+            raise
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        await self._close(session)
 
     def _failed(self, error: Exception, delay: float) -> None:
         problem = f"mDNS: not advertised: {str(error) or type(error).__name__}"
@@ -315,6 +319,9 @@ class Advertiser:
             return choose(ifaddr.get_adapters(), self._http_host, self._config.interfaces) != reach
         except TransportError:
             return True
+        except OSError as error:  # no file descriptor left, say: what was registered is still right
+            log.warning("mDNS: the addresses of this machine cannot be read: %s", error)
+            return False
 
     def _give_up_name(self, session: _Session) -> None:
         log.warning("mDNS: another box (%s) is named %r, too; taking another name", session.watch.other, self.name)
@@ -335,7 +342,7 @@ class Advertiser:
         try:
             async with asyncio.timeout(_GOODBYE_SECONDS):
                 await session.zeroconf.async_close()
-        except (TimeoutError, OSError, Error) as error:
+        except Exception as error:  # noqa: BLE001 - as in _keep
             log.warning("mDNS: no goodbye was sent: %r", error)
         self._session = None
 

@@ -1,6 +1,7 @@
 """The advertiser on 127.0.0.1, heard by a second, independent zeroconf."""
 
 import asyncio
+import errno
 import ipaddress
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -338,5 +339,78 @@ def test_zeroconf_is_closed_when_the_name_cannot_be_taken(monkeypatch: pytest.Mo
         async with started(advertiser(unique("kitchen"))) as box:
             assert "set [device] name" in (box.problem() or "")
             assert closed
+
+    run(scenario())
+
+
+def no_descriptors() -> list[ifaddr.Adapter]:
+    """What the system says when no file can be opened any more."""
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_addresses_that_cannot_be_read_for_a_while_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file descriptor left at a rescan: the box stays advertised, and says goodbye as always."""
+    name, asked = unique("kitchen"), []
+
+    def failing() -> list[ifaddr.Adapter]:
+        asked.append(1)
+        return no_descriptors()
+
+    async def scenario() -> None:
+        async with peer() as other:
+            box = advertiser(name)
+            await box.start()
+            monkeypatch.setattr(ifaddr, "get_adapters", failing)
+            await until(lambda: len(asked) > 3, "rescans")
+            assert box.problem() is None
+            await other.read(box.name)
+            monkeypatch.undo()
+            await box.stop()
+            await until(
+                lambda: (ServiceStateChange.Removed, f"{name}.{names.SERVICE_TYPE}") in other.changes, "goodbye"
+            )
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENETDOWN, "down"), RuntimeError("loop"), ValueError("odd")])
+def test_whatever_fails_while_advertised_is_told_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The background task does not end; the problem is seen until the box is advertised again."""
+    monkeypatch.setattr(mdns, "_FIRST_RETRY_SECONDS", 0.3)
+    name = unique("kitchen")
+
+    def moved(*_: object) -> bool:
+        raise error
+
+    async def scenario() -> None:
+        async with started(advertiser(name)) as box:
+            with monkeypatch.context() as broken:
+                broken.setattr(Advertiser, "_moved", moved)
+                await until(lambda: str(error) in (box.problem() or ""), "the problem")
+            await until(lambda: box.problem() is None, "advertised again")
+
+    run(scenario())
+
+
+def test_neither_update_nor_stop_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A box that stops has more to do than to say goodbye."""
+
+    async def failing(*_: object) -> None:
+        no_descriptors()
+
+    async def scenario() -> None:
+        box = advertiser(unique("kitchen"))
+        await box.start()
+        session = box._session
+        assert session is not None
+        with monkeypatch.context() as broken:
+            broken.setattr(AsyncZeroconf, "async_update_service", failing)
+            broken.setattr(AsyncZeroconf, "async_close", failing)
+            await box.update()
+            await box.stop()
+        assert box.problem() == "mDNS: stopped"
+        await session.zeroconf.async_close()
 
     run(scenario())
