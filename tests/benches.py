@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,13 @@ from edge_runtime.system import state
 KEY = Ed25519PrivateKey.generate()
 TRUSTED = TrustedKey("ops", signing.keyid(KEY.public_key()), KEY.public_key())
 QUICK = DeployConfig(trial_seconds=0.02)
+
+
+def hurried() -> DeployConfig:
+    """Bounds that no probe can keep, below what the configuration allows."""
+    config = replace(QUICK)
+    object.__setattr__(config, "probe_wall_seconds", 0.01)
+    return config
 
 
 class Bench:

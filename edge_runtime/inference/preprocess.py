@@ -127,10 +127,13 @@ def _normalize(raw: NDArray[Any], declaration: InputDeclaration) -> NDArray[Any]
     """(raw - mean) / std along the last axis, after inverting pixels if so declared."""
     if declaration.invert:
         raw = 255.0 - raw
-    try:
-        normalized: NDArray[Any] = (raw - np.asarray(declaration.mean)) / np.asarray(declaration.std)
-    except ValueError as error:
-        raise CallerError(f"mean and std of the model do not fit its channels: {error}") from error
+    mean, std = np.asarray(declaration.mean), np.asarray(declaration.std)
+    channels = raw.shape[-1] if raw.ndim else 1
+    if not {mean.size, std.size} <= {1, channels}:
+        raise CallerError(
+            f"the model was declared with {mean.size} means and {std.size} stds, but its input has {channels} channels"
+        )
+    normalized: NDArray[Any] = (raw - mean) / std
     return normalized
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benches import KEY, QUICK, Bench, on_bench
+from benches import KEY, QUICK, Bench, hurried, on_bench
 from bundles import digits, digits_content, digits_manifest, make, pack
 
 from edge_runtime.contract import bundle
@@ -176,7 +176,7 @@ def test_a_probe_over_its_limits_is_refused_with_the_limit(tmp_path: Path) -> No
         assert progress.state is State.REFUSED
         assert "within 0.01 s" in progress.reason
 
-    on_bench(tmp_path, go, config=replace(QUICK, probe_wall_seconds=0.01))
+    on_bench(tmp_path, go, config=hurried())
 
 
 def test_a_version_that_fails_in_its_trial_is_rolled_back_and_remembered(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benches import KEY, QUICK, Bench, on_bench
+from benches import KEY, QUICK, Bench, hurried, on_bench
 from bundles import digits, digits_content, make
 
 from edge_runtime.contract.bundle import BundleReader
@@ -77,7 +77,7 @@ def test_a_fallback_that_is_pushed_again_and_fails_is_still_there_to_fall_back_t
         assert await bench.deployer.rollback("digits") == ("1.0.0", "1.1.0")
 
     on_bench(tmp_path, before)
-    on_bench(tmp_path, failing, config=replace(QUICK, probe_wall_seconds=0.01))
+    on_bench(tmp_path, failing, config=hurried())
     on_bench(tmp_path, lambda bench: answers_after_restart(bench, "1.0.0"))
 
 
