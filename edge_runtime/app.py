@@ -62,6 +62,7 @@ class Daemon:
         self._boot = secrets.token_hex(8)
         state_dir = Path(config.device.state_dir)
         state_file = state_dir / state.FILE_NAME
+        self._begun_anew = state.set_aside_if_broken(state_file)
         connection = state.connect(state_file)
         self._device_id = state.device_id(connection)
 
@@ -76,7 +77,7 @@ class Daemon:
         self._deployer = Deployer(config.deploy, self._policy, self._store, probe, loader, self._registry, self._bus)
         uploads = Uploads(config.deploy, state_dir, self._deployer, tasks)
 
-        self._data_plane = DataPlane(self._service, self._registry, config.http.max_body_bytes)
+        self._data_plane = DataPlane(self._service, self._registry, config.http)
         views = Views(models=self._models, health=self._health_view, index=self._index)
         metrics = Metrics(self._registry, self._gauges)
         management = Management(self._deployer, uploads, metrics, views)
@@ -200,6 +201,8 @@ class Daemon:
         health.register("background", self._check_background, fatal=False)
         health.register("trust", self._check_trust, fatal=False)
         health.register("models", self._check_models, fatal=False)
+        health.register("state history", self._check_begun_anew, fatal=False)
+        health.register("http", self._check_http, fatal=True)
         if self._grpc:
             health.register("grpc", self._check_grpc, fatal=True)
         if self._mqtt:
@@ -212,6 +215,9 @@ class Daemon:
 
     async def _check_state(self) -> None:
         await asyncio.to_thread(self._store.models)
+
+    async def _check_begun_anew(self) -> str | None:
+        return self._begun_anew
 
     async def _check_models(self) -> str | None:
         return self._deployer.problem()
@@ -229,6 +235,9 @@ class Daemon:
 
     async def _check_background(self) -> str | None:
         return self._background.problem()
+
+    async def _check_http(self) -> str | None:
+        return self._http.problem()
 
     async def _check_grpc(self) -> str | None:
         return self._grpc.problem() if self._grpc else None

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,15 @@ def _check(config: Config, options: argparse.Namespace) -> int:
     from edge_runtime import app  # noqa: PLC0415 - see _until_signal
     from edge_runtime.inference import engine  # noqa: PLC0415 - see _until_signal
 
-    problems: list[str] = []
-    keys = app.load_keys(config.trust, problems)
+    warnings: list[str] = []
+    keys = app.load_keys(config.trust, warnings)
+    if not config.trust.require_signature:
+        warnings = ["unsigned bundles are accepted: anyone who reaches the port can install any model"]
+    if config.grpc.enabled and importlib.util.find_spec("grpc") is None:
+        warnings.append("gRPC is off: it needs the extra, pip install 'edge-runtime[grpc]'")
+    problems = []
+    if config.mqtt.url == "embedded" and importlib.util.find_spec("amqtt") is None:
+        problems.append("the embedded broker needs the extra: pip install 'edge-runtime[broker]'")
     try:
         chosen = engine.choose(config.engine.name)
         engine_name = f"{chosen.name} {chosen.version}"
@@ -129,14 +136,16 @@ def _check(config: Config, options: argparse.Namespace) -> int:
         "trusted_keys": [f"{key.name} ({key.keyid})" for key in keys],
         "require_signature": config.trust.require_signature,
         "pipelines": [f"{p.name}: {p.source.port} -> {p.model}" for p in config.pipeline],
+        "warnings": warnings,
         "problems": problems,
     }
-    if options.json:
-        print(json.dumps(found, indent=2))
-    else:
-        for key, value in found.items():
-            print(f"{key:18} {', '.join(value) if isinstance(value, list) else value}")
+    print(json.dumps(found, indent=2) if options.json else "\n".join(_lines(found)))
     return _EXIT_FAILED if problems else 0
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    for key, value in found.items():
+        yield f"{key:18} {'; '.join(value) if isinstance(value, list) else value}".rstrip()
 
 
 if __name__ == "__main__":

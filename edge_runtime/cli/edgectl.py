@@ -95,7 +95,11 @@ def _add_push(commands: Any) -> None:
     )
     added.add_argument("file", type=Path, metavar="FILE", help="a bundle (.edgemodel) or a TFLite model")
     _to(added)
-    added.add_argument("--force", action="store_true", help="take it although the box has had a newer version")
+    added.add_argument(
+        "--force",
+        action="store_true",
+        help="try a bundle again that failed its trial here, or replace the content of a version",
+    )
     added.add_argument("--timeout", type=_seconds, default=300.0, metavar="SECONDS", help="for the box to decide")
     _json(added)
     bare = added.add_argument_group("for a bare .tflite", "What is not said is read from the model's TFLite Metadata.")
@@ -124,7 +128,7 @@ def _add_model_commands(commands: Any) -> None:
     _to(added)
     _json(added)
     example = "edgectl infer digits seven.png --to kitchen"
-    added = _command(commands, "infer", box_commands.infer, "ask a model about a picture, sound, CSV or JSON", example)
+    added = _command(commands, "infer", box_commands.infer, "ask a model about a picture, .npy, CSV or JSON", example)
     added.add_argument("model", metavar="MODEL")
     added.add_argument("file", metavar="FILE", help='"-": standard input')
     added.add_argument("--content-type", metavar="TYPE", help="MIME type (default: as the file looks)")

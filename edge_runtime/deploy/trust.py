@@ -50,8 +50,9 @@ def check_sequence(accepted: Accepted, highest: int) -> None:
     sequence = accepted.manifest.sequence
     if accepted.signed_by is not None and sequence < highest:
         raise ContentError(
-            f"{accepted.manifest.name} {accepted.manifest.version} has sequence {sequence}, but {highest} was "
-            "committed here already; raise the version, or go back on purpose with `edgectl activate`",
+            f"{accepted.manifest.name} {accepted.manifest.version} (sequence {sequence}) is older than what was "
+            f"committed here already (sequence {highest}): an old bundle could be a replay. Sign it with a higher "
+            "version; a version that is still on the box comes back with `edgectl activate`",
             Code.UNTRUSTED,
         )
 

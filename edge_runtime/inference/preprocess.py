@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,6 +17,8 @@ from edge_runtime.inference.description import PictureShape, picture_shape
 
 # What a picture may unpack to where the configuration says nothing: a few kilobytes of PNG can claim gigapixels.
 MAX_PICTURE_PIXELS = 25_000_000
+_NPY_MAGIC = b"\x93NUMPY"
+_JSON_TYPES = ("application/json", "text/json", "application/x-www-form-urlencoded")
 # How long a number may be in JSON, its comma and brackets included.
 _NUMBER_BYTES = 40
 _DOCUMENT_BYTES = 64 * 1024
@@ -68,7 +71,30 @@ def to_tensor(
     form = picture_format(data)
     if form is not None or kind.startswith("image/"):
         return _from_picture(data, form, spec, declaration, max_pixels)
+    if data.startswith(_NPY_MAGIC):
+        return _from_array(_npy_array(data), spec, declaration)
+    if kind == "text/csv":
+        return _from_array(_csv_array(data), spec, declaration)
     return _from_array(_json_array(data, kind), spec, declaration)
+
+
+def _npy_array(data: bytes) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
+        raise CallerError(f"the .npy file cannot be read: {str(error)[:120]}") from error
+    if array.dtype.kind not in "iufb":
+        raise CallerError(f"the .npy file must hold numbers, but holds {array.dtype}")
+    return array
+
+
+def _csv_array(data: bytes) -> NDArray[Any]:
+    """Rows of numbers between commas, semicolons, tabs or spaces; rows may have any length."""
+    words = re.split(rb"[,;\s]+", data.strip())
+    try:
+        return np.array([float(word) for word in words])
+    except ValueError as error:
+        raise CallerError(f"the CSV must hold numbers only (no header): {error}") from error
 
 
 def _json_array(data: bytes, kind: str) -> NDArray[Any]:
@@ -76,9 +102,9 @@ def _json_array(data: bytes, kind: str) -> NDArray[Any]:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise CallerError(
-            f"the body ({kind or 'no content type'}, {len(data)} bytes) is neither a picture (JPEG, PNG, BMP, WebP) "
-            f"nor JSON: {str(error)[:120]}",
-            Code.UNSUPPORTED_MEDIA if kind and "json" not in kind else Code.INVALID_INPUT,
+            f"the body ({kind or 'no content type'}, {len(data)} bytes) is neither a picture (JPEG, PNG, BMP, WebP), "
+            f"nor an .npy file, nor CSV, nor JSON: {str(error)[:120]}",
+            Code.UNSUPPORTED_MEDIA if kind and kind not in _JSON_TYPES else Code.INVALID_INPUT,
         ) from error
     if isinstance(document, dict):
         if set(document) - {"input"} or not document:

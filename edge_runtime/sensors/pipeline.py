@@ -75,13 +75,13 @@ class Pipeline:
         """What keeps readings from coming, for the health check; None while they come."""
         link = self._link.status
         if link.state is not LinkState.OPEN:
-            return f"pipeline {self.config.name}: {link.state}: {link.detail}"
+            return f"{link.state}: {link.detail}"
         limit = self.config.silence_seconds
         heard = self._started if self._last_reading is None else self._last_reading
         quiet = self._clock() - max(heard, link.since)
         if 0 < limit < quiet:
             return (
-                f"pipeline {self.config.name}: no usable reading from {link.detail} in {quiet:.1f} s (limit {limit:g})"
+                f"no usable reading from {link.detail} in {quiet:.1f} s (limit {limit:g})"
             )
         return None
 

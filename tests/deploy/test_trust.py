@@ -115,7 +115,7 @@ def test_an_old_signed_bundle_cannot_be_replayed() -> None:
     """A sequence below the highest that was committed is refused; the same one may come again."""
     accepted = Accepted(replace(MANIFEST, sequence=5), "ops")
     check_sequence(accepted, 5)
-    with pytest.raises(ContentError, match="sequence 5, but 6") as caught:
+    with pytest.raises(ContentError, match=r"sequence 5.*sequence 6") as caught:
         check_sequence(accepted, 6)
     assert caught.value.code is Code.UNTRUSTED
     check_sequence(replace(accepted, signed_by=None), 6)

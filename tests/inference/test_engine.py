@@ -98,6 +98,18 @@ def test_sessions_run_at_the_same_time_in_threads(digits: Path) -> None:
     assert found == {0: expected, 1: expected}
 
 
+def test_a_recurrent_model_remembers_nothing_of_the_request_before() -> None:
+    """What one caller asked must not change another's answer."""
+    session = ENGINE.open(require_shared("models/micro/mnist_lstm_float.tflite"), "fast", 1)
+    (image,), (digit,) = session.inputs, session.outputs
+    pictures = [require_shared(f"data/mnist/sample{i}.png").read_bytes() for i in (9, 7, 9)]
+    declared = InputDeclaration("image", std=(255.0,))
+    tensors = [to_tensor(picture, "", image, declared) for picture in pictures]
+    first, _, again = (session.run({image.name: tensor})[digit.name] for tensor in tensors)
+    np.testing.assert_array_equal(first, again)
+    assert first.argmax() == 9
+
+
 def test_an_open_batch_dimension_takes_any_batch() -> None:
     """Larger, smaller and larger again: each answer as if asked one by one."""
     session = ENGINE.open(require_shared("models/micro/hello_world_float.tflite"), "fast", 1)

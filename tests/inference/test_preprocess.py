@@ -107,6 +107,32 @@ def test_json_arrays_of_any_nesting_fill_the_input(body: bytes) -> None:
     assert preprocess.to_tensor(body, "application/json", VECTOR, None).tolist() == [[1.0, 2.0, 3.0, 4.0]]
 
 
+@pytest.mark.parametrize("text", [b"1,2,3,4", b"1;2\r\n3;4\r\n", b"1 2\n3 4\n", b"1\t2\t3\t4"])
+def test_csv_takes_the_usual_separators(text: bytes) -> None:
+    """As sensors and spreadsheets write it."""
+    assert preprocess.to_tensor(text, "text/csv; charset=utf-8", VECTOR, None).tolist() == [[1.0, 2.0, 3.0, 4.0]]
+
+
+def test_npy_files_of_numbers_are_taken_and_pickles_are_not() -> None:
+    """A pickle runs code when it is opened."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.int16([[1, 2], [3, 4]]))
+    assert preprocess.to_tensor(buffer.getvalue(), "", VECTOR, None).tolist() == [[1.0, 2.0, 3.0, 4.0]]
+    for bad in (np.array([{}], dtype=object), np.array(["a"])):
+        buffer = io.BytesIO()
+        np.save(buffer, bad)
+        with pytest.raises(CallerError, match=r"\.npy file"):
+            preprocess.to_tensor(buffer.getvalue(), "", VECTOR, None)
+    with pytest.raises(CallerError, match=r"\.npy file"):
+        preprocess.to_tensor(b"\x93NUMPY broken", "", VECTOR, None)
+
+
+def test_csv_with_a_header_is_refused_with_the_word() -> None:
+    """Rather than a row less."""
+    with pytest.raises(CallerError, match=r"no header.*x"):
+        preprocess.to_tensor(b"x,y\n1,2\n", "text/csv", VECTOR, None)
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [

@@ -164,7 +164,8 @@ def test_a_flood_leaves_the_loop_to_others() -> None:
         server.close()
         assert longest < 0.5
         assert status["windows_waiting"] <= 4
-        assert set(status["bad_frames"]) <= {"channels"}  # the first line may have lost its head at connecting
+        # The first line may have lost its head at connecting.
+        assert set(status["bad_frames"]) <= {"channels", "not_numbers"}
         assert all(window.shape == (100, 8) for window in service.windows)
 
     asyncio.run(scenario())
