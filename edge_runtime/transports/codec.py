@@ -20,6 +20,10 @@ except ImportError:  # 32-bit ARM has no wheel
     msgspec = None
 
 
+_MAX_DIMENSION = 2**31 - 1  # of a TFLite tensor
+_SHOWN = 100  # characters of what the caller sent that go into a message
+
+
 def decode_json(data: bytes) -> Any:
     """Parse JSON; raises CallerError saying where it is wrong."""
     try:
@@ -94,11 +98,13 @@ def _input_tensor(entry: Any, specs: Mapping[str, TensorSpec]) -> tuple[str, NDA
     name, shape, datatype = entry["name"], entry["shape"], entry["datatype"]
     spec = specs.get(name) if isinstance(name, str) else None
     if spec is None:
-        raise CallerError(f"the model has no input {name!r}; it has {', '.join(specs)}")
+        raise CallerError(f"the model has no input {_shown(name)}; it has {', '.join(specs)}")
     if datatype != spec.datatype:
-        raise CallerError(f"input {name!r} must have the datatype {spec.datatype}, but is {datatype!r}")
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
-        raise CallerError(f"the shape of input {name!r} must be a list of whole numbers, but is {shape!r}")
+        raise CallerError(f"input {name!r} must have the datatype {spec.datatype}, but is {_shown(datatype)}")
+    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n <= _MAX_DIMENSION for n in shape):
+        raise CallerError(f"the shape of input {name!r} must be a list of whole numbers, but is {_shown(shape)}")
+    if len(shape) != len(spec.shape):
+        raise CallerError(f"input {name!r} must have the shape {list(spec.shape)}, but has {_shown(shape)}")
     return name, _array(name, entry["data"], shape, spec)
 
 
@@ -108,7 +114,15 @@ def _array(name: str, data: Any, shape: list[int], spec: TensorSpec) -> NDArray[
     values = _strings(name, data) if spec.datatype == "BYTES" else _numbers(name, data, spec)
     if values.size != math.prod(shape):
         raise CallerError(f"input {name!r} has {values.size} values, but its shape {shape} takes {math.prod(shape)}")
-    return values.reshape(shape)
+    try:
+        return values.reshape(shape)
+    except ValueError as error:  # no values, and dimensions beside the zero that no array can have
+        raise CallerError(f"input {name!r} cannot have the shape {shape}: {error}") from error
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _strings(name: str, data: list[Any]) -> NDArray[Any]:

@@ -1,14 +1,25 @@
 """Inference over HTTP: the Open Inference Protocol v2 in JSON, and `predict` for people."""
 
 from collections.abc import Sequence
-from urllib.parse import unquote
 
 from edge_runtime import __version__
+from edge_runtime.config import HttpConfig
 from edge_runtime.errors import CallerError, Code
 from edge_runtime.inference.registry import Registry
 from edge_runtime.inference.service import InferenceService, Sample
 from edge_runtime.transports import codec
-from edge_runtime.transports.http.exchange import Receive, Scope, Send, header, read_body, send_bytes, send_json
+from edge_runtime.transports.http.exchange import (
+    BodyBudget,
+    BodyShare,
+    Receive,
+    Scope,
+    Send,
+    WrongMethodError,
+    header,
+    read_body,
+    send_bytes,
+    send_json,
+)
 
 SERVER_NAME = "edge-runtime"
 
@@ -16,49 +27,66 @@ SERVER_NAME = "edge-runtime"
 class DataPlane:
     """Answers `/v2...` and `/models/{m}/predict`. Kept free of any framework: it is the path that must be fast."""
 
-    def __init__(self, service: InferenceService, registry: Registry, max_body_bytes: int) -> None:
+    def __init__(self, service: InferenceService, registry: Registry, config: HttpConfig) -> None:
         self._service = service
         self._registry = registry
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes = config.max_body_bytes
+        self._bodies = BodyBudget(config.max_bodies_bytes)
         self.ready = False
 
     def handles(self, path: str) -> bool:
         """Whether the path is one of ours."""
-        return path == "/v2" or path.startswith("/v2/") or (path.startswith("/models/") and path.endswith("/predict"))
+        # Three parts: a model may be named "predict", too.
+        return (
+            path == "/v2"
+            or path.startswith("/v2/")
+            or (path.startswith("/models/") and path.endswith("/predict") and path.count("/") == 3)
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; raises EdgeError."""
-        method = scope["method"]
-        match [unquote(part) for part in scope["path"].strip("/").split("/")]:
-            case ["models", model, "predict"] if method == "POST":
-                await self._predict(scope, receive, send, model)
+        match scope["path"].strip("/").split("/"):
+            case ["models", model, "predict"]:
+                _check_method(scope, "POST")
+                with self._bodies.share() as share:
+                    await self._predict(scope, receive, send, model, share)
             case ["v2", "models", model, *rest]:
                 version, action = _version_and_action(rest)
                 await self._model(scope, receive, send, (model, version, action))
-            case ["v2"] if method == "GET":
+            case ["v2"]:
+                _check_method(scope, "GET")
                 await send_json(send, {"name": SERVER_NAME, "version": __version__, "extensions": []})
-            case ["v2", "health", "live"] if method == "GET":
+            case ["v2", "health", "live"]:
+                _check_method(scope, "GET")
                 await send_json(send, {"live": True})
-            case ["v2", "health", "ready"] if method == "GET":
+            case ["v2", "health", "ready"]:
+                _check_method(scope, "GET")
                 await send_json(send, {"ready": self.ready}, 200 if self.ready else 503)
             case _:
-                raise CallerError(f"there is no {method} {scope['path']}", Code.NOT_FOUND)
+                raise _no_such_path(scope)
 
     async def _model(self, scope: Scope, receive: Receive, send: Send, target: tuple[str, str | None, str]) -> None:
         model, version, action = target
-        match scope["method"], action:
-            case "POST", "infer":
-                await self._infer(scope, receive, send, model, version)
-            case "GET", "ready":
+        match action:
+            case "infer":
+                _check_method(scope, "POST")
+                with self._bodies.share() as share:
+                    await self._infer(scope, receive, send, (model, version), share)
+            case "ready":
+                _check_method(scope, "GET")
                 self._registry.find(model, version)
                 await send_json(send, {"name": model, "ready": self.ready}, 200 if self.ready else 503)
-            case "GET", "":
+            case "":
+                _check_method(scope, "GET")
                 await send_json(send, self._metadata(model, version))
             case _:
-                raise CallerError(f"there is no {scope['method']} {scope['path']}", Code.NOT_FOUND)
+                raise _no_such_path(scope)
 
-    async def _infer(self, scope: Scope, receive: Receive, send: Send, model: str, version: str | None) -> None:
-        body = await read_body(scope, receive, self._max_body_bytes)
+    async def _infer(
+        self, scope: Scope, receive: Receive, send: Send, target: tuple[str, str | None], share: BodyShare
+    ) -> None:
+        model, version = target
+        body = await read_body(scope, receive, self._max_body_bytes, share)
         description = self._registry.find(model, version).description
         request = await self._service.workers.run(
             len(body), lambda: codec.parse_infer(codec.decode_json(body), description.inputs)
@@ -70,8 +98,8 @@ class DataPlane:
         )
         await send_bytes(send, answer, 200)
 
-    async def _predict(self, scope: Scope, receive: Receive, send: Send, model: str) -> None:
-        body = await read_body(scope, receive, self._max_body_bytes)
+    async def _predict(self, scope: Scope, receive: Receive, send: Send, model: str, share: BodyShare) -> None:
+        body = await read_body(scope, receive, self._max_body_bytes, share)
         answer = await self._service.predict(model, Sample(body, header(scope, b"content-type")))
         await send_json(
             send,
@@ -94,6 +122,17 @@ class DataPlane:
             "inputs": [codec.tensor_metadata(spec) for spec in served.description.inputs],
             "outputs": [codec.tensor_metadata(spec) for spec in served.description.outputs],
         }
+
+
+def _check_method(scope: Scope, method: str) -> None:
+    """HEAD is GET without the body, which the server leaves out (RFC 9110 section 9.3.2)."""
+    asked = scope["method"]
+    if asked != method and not (asked == "HEAD" and method == "GET"):
+        raise WrongMethodError(scope, ("GET", "HEAD") if method == "GET" else (method,))
+
+
+def _no_such_path(scope: Scope) -> CallerError:
+    return CallerError(f"there is no {scope['method']} {scope['path'][:100]}", Code.NOT_FOUND)
 
 
 def _version_and_action(rest: Sequence[str]) -> tuple[str | None, str]:

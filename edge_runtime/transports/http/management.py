@@ -2,13 +2,13 @@
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route, Router
+from starlette.routing import Match, Route, Router
 
 from edge_runtime.contract.errors import ContractError
 from edge_runtime.contract.names import check_model_name
@@ -16,6 +16,7 @@ from edge_runtime.deploy.deployer import Deployer
 from edge_runtime.deploy.uploads import Announced, Upload, Uploads
 from edge_runtime.errors import CallerError, Code
 from edge_runtime.transports.codec import decode_json, encode_json
+from edge_runtime.transports.http.exchange import WrongMethodError, whole_number
 from edge_runtime.transports.http.metrics import Metrics
 
 TUS_VERSION = "1.0.0"
@@ -36,6 +37,20 @@ class Views:
     index: Callable[[], Mapping[str, Any]]
 
 
+class _Endpoint(Route):
+    """A route that is silent about other methods: starlette would answer 405 in plain text, naming one route's only."""
+
+    def matches(self, scope: MutableMapping[str, Any]) -> tuple[Match, MutableMapping[str, Any]]:
+        """Whether the path and the method are ours."""
+        match, child = super().matches(scope)
+        return (match, child) if match is Match.FULL else (Match.NONE, {})
+
+    def methods_at(self, scope: MutableMapping[str, Any]) -> set[str]:
+        """The methods that are taken at this path."""
+        match, _ = super().matches(scope)
+        return set() if match is Match.NONE else set(self.methods or ())
+
+
 class Management:
     """The endpoints of the control plane; `router` is the ASGI app. EdgeErrors are the caller's to answer."""
 
@@ -44,24 +59,28 @@ class Management:
         self._uploads = uploads
         self._metrics = metrics
         self._views = views
-        self.router = Router(
-            [
-                Route("/", self._index),
-                Route("/healthz", self._healthz),
-                Route("/metrics", self._render_metrics),
-                Route("/models", self._models),
-                Route("/models/{model}", self._remove, methods=["DELETE"]),
-                Route("/models/{model}/rollback", self._rollback, methods=["POST"]),
-                Route("/models/{model}/activate", self._activate, methods=["POST"]),
-                Route("/uploads", self._create, methods=["POST"]),
-                Route("/uploads", self._options, methods=["OPTIONS"]),
-                Route("/uploads/{id}", self._offset, methods=["HEAD"]),
-                Route("/uploads/{id}", self._view_upload, methods=["GET"]),
-                Route("/uploads/{id}", self._append, methods=["PATCH"]),
-                Route("/uploads/{id}", self._terminate, methods=["DELETE"]),
-            ],
-            default=_not_found,
-        )
+        self._endpoints = [
+            _Endpoint("/", self._index),
+            _Endpoint("/healthz", self._healthz),
+            _Endpoint("/metrics", self._render_metrics),
+            _Endpoint("/models", self._models),
+            _Endpoint("/models/{model}", self._remove, methods=["DELETE"]),
+            _Endpoint("/models/{model}/rollback", self._rollback, methods=["POST"]),
+            _Endpoint("/models/{model}/activate", self._activate, methods=["POST"]),
+            _Endpoint("/uploads", self._create, methods=["POST"]),
+            _Endpoint("/uploads", self._options, methods=["OPTIONS"]),
+            _Endpoint("/uploads/{id}", self._offset, methods=["HEAD"]),
+            _Endpoint("/uploads/{id}", self._view_upload, methods=["GET"]),
+            _Endpoint("/uploads/{id}", self._append, methods=["PATCH"]),
+            _Endpoint("/uploads/{id}", self._terminate, methods=["DELETE"]),
+        ]
+        self.router = Router(self._endpoints, default=self._unrouted)
+
+    async def _unrouted(self, scope: MutableMapping[str, Any], _receive: object, _send: object) -> None:
+        allowed = set().union(*(route.methods_at(scope) for route in self._endpoints))
+        if allowed:
+            raise WrongMethodError(scope, allowed)
+        raise CallerError(f"there is no {scope['method']} {scope['path'][:100]}", Code.NOT_FOUND)
 
     async def _index(self, _: Request) -> Response:
         return _json(self._views.index())
@@ -107,12 +126,12 @@ class Management:
 
     async def _create(self, request: Request) -> Response:
         _check_tus(request)
-        length = request.headers.get("upload-length", "")
-        if not length.isdigit():
+        length = whole_number(request.headers.get("upload-length", ""))
+        if length is None:
             raise CallerError("Upload-Length must say how many bytes will come")
         metadata = _upload_metadata(request.headers.get("upload-metadata", ""))
         force = metadata.get("force") == "1"
-        upload = self._uploads.create(Announced(int(length), metadata.get("filename", "")[:255], force))
+        upload = self._uploads.create(Announced(length, metadata.get("filename", "")[:255], force))
         return Response(status_code=201, headers=_TUS | {"Location": f"/uploads/{upload.id}"})
 
     async def _offset(self, request: Request) -> Response:
@@ -129,12 +148,12 @@ class Management:
         _check_tus(request)
         if request.headers.get("content-type") != "application/offset+octet-stream":
             raise CallerError("PATCH needs Content-Type: application/offset+octet-stream", Code.UNSUPPORTED_MEDIA)
-        offset = request.headers.get("upload-offset", "")
-        if not offset.isdigit():
+        offset = whole_number(request.headers.get("upload-offset", ""))
+        if offset is None:
             raise CallerError("Upload-Offset must say where these bytes belong")
         upload = self._upload(request)
         try:
-            await self._uploads.append(upload, int(offset), request.stream())
+            await self._uploads.append(upload, offset, request.stream())
         except ClientDisconnect:
             return Response(status_code=400)  # nobody is there to read it; what came is kept for resuming
         return Response(status_code=204, headers=_TUS | {"Upload-Offset": str(upload.offset)})
@@ -153,10 +172,6 @@ class Management:
 
     def _upload(self, request: Request) -> Upload:
         return self._uploads.get(request.path_params["id"])
-
-
-async def _not_found(scope: Mapping[str, Any], _receive: object, _send: object) -> None:
-    raise CallerError(f"there is no {scope.get('method', '')} {scope.get('path', '')}", Code.NOT_FOUND)
 
 
 def _json(document: Any, status: int = 200) -> Response:

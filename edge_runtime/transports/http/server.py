@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import errno
-import importlib.util
+import logging
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,15 +12,25 @@ import uvicorn
 
 from edge_runtime.config import HttpConfig
 from edge_runtime.errors import DeviceError
+from edge_runtime.system import descriptors
+from edge_runtime.transports.http.connections import HouseRules
+
+log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
+# File descriptors that are kept for everything else: files, models, other links.
+_OTHER_DESCRIPTORS = 256
+_MIN_CONNECTIONS = 8
+# uvicorn ticks every 0.1 s.
+_TICKS_PER_SWEEP = 5
 
 
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers: the daemon decides when to stop."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, rules: HouseRules) -> None:
         super().__init__(config)
+        self._rules = rules
         self.listening = asyncio.Event()
 
     @contextlib.contextmanager
@@ -33,6 +43,12 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.listening.set()
 
+    async def on_tick(self, counter: int) -> bool:
+        """Look after the connections, too."""
+        if counter % _TICKS_PER_SWEEP == 0:
+            self._rules.enforce(self.server_state.connections)  # type: ignore[arg-type]  # all are of our class
+        return await super().on_tick(counter)
+
 
 class HttpServer:
     """Listens from construction on (clients wait in the backlog); answers from `start` on."""
@@ -41,18 +57,19 @@ class HttpServer:
         self._socket = _bind(config.host, config.port)
         self.host = config.host
         self.port = int(self._socket.getsockname()[1])
+        rules = HouseRules(config, _max_connections(config.max_connections))
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http="httptools" if importlib.util.find_spec("httptools") else "h11",
+                http=rules.protocol(),
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                limit_concurrency=config.max_connections,
                 timeout_graceful_shutdown=1,
-            )
+            ),
+            rules,
         )
         self._task: asyncio.Task[None] | None = None
 
@@ -61,12 +78,25 @@ class HttpServer:
         self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="http")
         await self._server.listening.wait()
 
+    def problem(self) -> str | None:
+        """Why nothing is answered any more; None while all is well."""
+        return "the HTTP server has ended" if self._task is None or self._task.done() else None
+
     async def stop(self) -> None:
         """Close the listener and the connections; running requests have one more second."""
         self._server.should_exit = True
-        if self._task is not None:
-            await self._task
-        self._socket.close()
+        try:
+            if self._task is not None:
+                await self._task
+        finally:
+            self._socket.close()
+
+
+def _max_connections(wanted: int) -> int:
+    possible = max(_MIN_CONNECTIONS, descriptors.limit() - _OTHER_DESCRIPTORS)
+    if wanted > possible:
+        log.warning("http.max_connections is %d here: more files may not be open (LimitNOFILE, ulimit -n)", possible)
+    return min(wanted, possible)
 
 
 def _bind(host: str, port: int) -> socket.socket:

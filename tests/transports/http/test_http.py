@@ -105,7 +105,7 @@ def test_predict_takes_arrays_and_answers_in_words(box: RunningBox) -> None:
         ("GET", "/v2/models/nope", 404),
         ("POST", "/v2/models/nope/infer", 404),
         ("POST", "/models/nope/predict", 404),
-        ("GET", "/models/digits/predict", 404),
+        ("GET", "/models/digits/predict", 405),
         ("DELETE", "/models/nope", 404),
         ("DELETE", "/models/..%2f..%2fetc", 404),
         ("POST", "/models/digits/rollback", 409),
