@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +80,13 @@ class RunningBox:
 
 
 @contextmanager
-def running_box(state: Path, *settings: str, name: str = "testbox", mdns: bool = False) -> Iterator[RunningBox]:
-    """A daemon with state in `state`; `settings` are further KEY=VALUE. Unsigned bundles are accepted by default."""
+def running_box(
+    state: Path, *settings: str, name: str = "testbox", mdns: bool = False, prefix: Sequence[str] = ()
+) -> Iterator[RunningBox]:
+    """A daemon with state in `state`; `settings` are further KEY=VALUE. Unsigned bundles are accepted by default.
+
+    `prefix` is a command that becomes the daemon's, as `prlimit ...` does.
+    """
     state.mkdir(parents=True, exist_ok=True)
     port, log_path = free_port(), state / "daemon.log"
     base = [
@@ -90,7 +95,7 @@ def running_box(state: Path, *settings: str, name: str = "testbox", mdns: bool =
         "grpc.enabled=false",
     ]
     options = [word for setting in (*base, *settings) for word in ("--set", setting)]
-    command = [sys.executable, "-m", "edge_runtime.cli.daemon", "serve", *options]
+    command = [*prefix, sys.executable, "-m", "edge_runtime.cli.daemon", "serve", *options]
     with log_path.open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         box = RunningBox(process, f"http://127.0.0.1:{port}", log_path, urllib3.PoolManager())
         try:

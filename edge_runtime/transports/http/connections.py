@@ -8,6 +8,7 @@ import asyncio
 import importlib.util
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
@@ -20,6 +21,7 @@ from edge_runtime.transports.status import HTTP_STATUS
 log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 64 * 1024
+MAX_PIPELINED = 64
 # A body goes on when this much has come (or all of it): one byte now and then holds a connection just as well as none.
 _PROGRESS_BYTES = 1024
 
@@ -79,7 +81,7 @@ class Connection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """End the connection if its peer has kept it waiting for too long; called every now and then."""
         unsent = self.transport.get_write_buffer_size()
-        if unsent != self._unsent_bytes or self.flow.read_paused:  # the peer reads, or it is we who do not
+        if unsent != self._unsent_bytes or (not unsent and self.flow.read_paused):  # it reads, or it is we who do not
             self._unsent_bytes = unsent
             self.progressed()
         rules, waited = self.house_rules, now - self.since
@@ -100,9 +102,10 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
 
-class BoundedHead(Connection):
-    """For httptools, which takes heads of any length (h11 does not)."""
+class HttpToolsConnection(Connection):
+    """For httptools, which takes heads of any length, and any number of requests at once (h11 does neither)."""
 
+    pipeline: deque[Any]  # uvicorn's: requests that came before the present one was answered
     _in_head = False
     _head_bytes = 0
 
@@ -114,6 +117,8 @@ class BoundedHead(Connection):
     def on_headers_complete(self) -> None:
         """Its head is here."""
         self._in_head = False
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many requests are sent ahead")  # the parser ends, and send_400_response is called
         super().on_headers_complete()  # type: ignore[misc]
 
     def data_received(self, data: bytes) -> None:
@@ -125,6 +130,12 @@ class BoundedHead(Connection):
             self.refuse(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the request's head has more than {MAX_HEAD_BYTES} bytes"
             )
+
+    def on_response_complete(self) -> None:
+        """Read on only when the requests that are here have their answers."""
+        super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()
 
 
 class HouseRules:
@@ -179,7 +190,7 @@ def _uvicorn_protocol() -> tuple[type[asyncio.Protocol], type[Connection]]:
     if importlib.util.find_spec("httptools"):
         from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: PLC0415 - not on 32-bit ARM
 
-        return HttpToolsProtocol, BoundedHead
+        return HttpToolsProtocol, HttpToolsConnection
     from uvicorn.protocols.http.h11_impl import H11Protocol  # noqa: PLC0415 - only where it is needed
 
     return H11Protocol, Connection
