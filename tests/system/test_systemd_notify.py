@@ -1,5 +1,6 @@
 """The notification protocol on real sockets (sd_notify(3), sd_watchdog_enabled(3))."""
 
+import errno
 import os
 import socket
 import time
@@ -24,11 +25,29 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[so
 def test_each_notification_is_one_datagram(manager: tuple[socket.socket, str]) -> None:
     """Assignments arrive as lines of one datagram, on a path and on an abstract socket."""
     listener, address = manager
-    notifier = Notifier({"NOTIFY_SOCKET": address})
-    assert notifier.notify("READY=1", "STATUS=serving 3 models · läuft")
-    assert listener.recv(4096).decode() == "READY=1\nSTATUS=serving 3 models · läuft"
-    assert notifier.notify("WATCHDOG=1")
-    assert listener.recv(4096) == b"WATCHDOG=1"
+    with Notifier({"NOTIFY_SOCKET": address}) as notifier:
+        assert notifier.notify("READY=1", "STATUS=serving 3 models · läuft")
+        assert listener.recv(4096).decode() == "READY=1\nSTATUS=serving 3 models · läuft"
+        assert notifier.notify("WATCHDOG=1")
+        assert listener.recv(4096) == b"WATCHDOG=1"
+    assert not notifier.notify("WATCHDOG=1")
+
+
+def test_the_watchdog_is_fed_with_no_file_descriptor_left(
+    manager: tuple[socket.socket, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flood of connections must not look like a daemon that hangs."""
+    listener, address = manager
+
+    def none_left(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with Notifier({"NOTIFY_SOCKET": address}) as notifier:
+        monkeypatch.setattr(socket, "socket", none_left)
+        assert notifier.notify("WATCHDOG=1")
+        assert listener.recv(4096) == b"WATCHDOG=1"
+        with Notifier({"NOTIFY_SOCKET": address}) as late:
+            assert not late.notify("WATCHDOG=1")
 
 
 def test_without_a_manager_nothing_happens() -> None:
@@ -42,18 +61,19 @@ def test_without_a_manager_nothing_happens() -> None:
 )
 def test_a_manager_that_is_gone_is_survived(address: str) -> None:
     """An address that nobody answers at gives False."""
-    assert not Notifier({"NOTIFY_SOCKET": address}).notify("WATCHDOG=1")
+    with Notifier({"NOTIFY_SOCKET": address}) as notifier:
+        assert not notifier.notify("WATCHDOG=1")
 
 
 def test_a_manager_that_does_not_read_does_not_block(manager: tuple[socket.socket, str]) -> None:
     """With the receiver's queue full, notify gives up after a moment instead of hanging the daemon."""
     _, address = manager
-    notifier = Notifier({"NOTIFY_SOCKET": address})
     began = time.monotonic()
     sent = 0
-    while notifier.notify("WATCHDOG=1"):
-        sent += 1
-        assert sent < 100_000
+    with Notifier({"NOTIFY_SOCKET": address}) as notifier:
+        while notifier.notify("WATCHDOG=1"):
+            sent += 1
+            assert sent < 100_000
     assert time.monotonic() - began < 10
 
 

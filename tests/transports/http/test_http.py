@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from boxes import RunningBox, as_json, running_box
-from bundles import digits
+from bundles import digits, digits_content, make
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -73,6 +73,9 @@ def test_infer_answers_in_the_protocol(box: RunningBox) -> None:
         (as_json(infer_body(shape=[0, 8, 8, 1], data=[])), "must have the shape"),
         (as_json(infer_body(shape=[-1, 8, 8, 1])), "whole numbers"),
         (as_json(infer_body(shape="x")), "whole numbers"),
+        (as_json(infer_body(shape=[0, 10**19, 1, 1], data=[])), "whole numbers"),
+        (as_json(infer_body(shape=[0] + [2**31 - 1] * 3, data=[])), "cannot have the shape|must have the shape"),
+        (as_json(infer_body(shape=[1] * 100)), "must have the shape"),
         (as_json(infer_body(data=[300] * 64)), "within -128 to 127"),
         (as_json(infer_body(data=[0.5] * 64)), "does not fit INT8"),
         (as_json(infer_body(data=["a"] * 64)), "does not fit INT8"),
@@ -105,7 +108,6 @@ def test_predict_takes_arrays_and_answers_in_words(box: RunningBox) -> None:
         ("GET", "/v2/models/nope", 404),
         ("POST", "/v2/models/nope/infer", 404),
         ("POST", "/models/nope/predict", 404),
-        ("GET", "/models/digits/predict", 405),
         ("DELETE", "/models/nope", 404),
         ("DELETE", "/models/..%2f..%2fetc", 404),
         ("POST", "/models/digits/rollback", 409),
@@ -121,6 +123,44 @@ def test_every_refusal_is_json_with_the_right_status(box: RunningBox, method: st
     answer = box.http.request(method, box.url + path, body=b"", retries=False)
     assert answer.status == status, answer.data
     assert answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("POST", "/v2", "GET, HEAD"),
+        ("POST", "/v2/health/ready", "GET, HEAD"),
+        ("GET", "/v2/models/digits/infer", "POST"),
+        ("DELETE", "/v2/models/digits", "GET, HEAD"),
+        ("GET", "/models/digits/predict", "POST"),
+        ("PUT", "/models", "GET, HEAD"),
+        ("GET", "/models/digits", "DELETE"),
+        ("PUT", "/uploads", "OPTIONS, POST"),
+        ("PUT", "/uploads/0", "DELETE, GET, HEAD, PATCH"),
+        ("POST", "/metrics", "GET, HEAD"),
+    ],
+)
+def test_a_wrong_method_is_told_the_right_ones(box: RunningBox, method: str, path: str, allow: str) -> None:
+    """405, all methods of the path in Allow (RFC 9110 section 15.5.6), and the reason in JSON."""
+    answer = box.http.request(method, box.url + path, body=b"", retries=False)
+    assert (answer.status, answer.headers.get("allow")) == (405, allow)
+    assert allow in answer.json()["error"]
+
+
+def test_head_is_get_without_the_body(box: RunningBox) -> None:
+    """What probes and load balancers ask."""
+    for path in ("/v2/health/ready", "/healthz", "/v2"):
+        answer = box.http.request("HEAD", box.url + path, retries=False)
+        assert (answer.status, answer.data) == (200, b"")
+
+
+def test_a_model_may_have_any_name_and_be_removed(box: RunningBox) -> None:
+    """Also those of our own paths."""
+    for name in ("predict", "models", "rollback"):
+        assert box.push(make(digits_content(), name=name))["state"] == "COMMITTED"
+        assert box.post(f"/models/{name}/predict", as_json([0] * 64))[0] == 200
+        answer = box.http.request("DELETE", f"{box.url}/models/{name}", retries=False)
+        assert (answer.status, answer.json()) == (200, {"removed": name})
 
 
 def test_a_body_over_the_limit_is_refused_by_its_header_and_by_counting(box: RunningBox) -> None:
@@ -217,7 +257,9 @@ def test_a_dropped_link_keeps_what_arrived(box: RunningBox) -> None:
     assert patch(box, path, 5000, data[5000:]) == 204
 
 
-@pytest.mark.parametrize(("length", "status"), [("x", 400), (0, 413), (-1, 400), (10**15, 413)])
+@pytest.mark.parametrize(
+    ("length", "status"), [("x", 400), (0, 413), (-1, 400), (10**15, 413), ("\u00b2", 400), ("1" * 5000, 400)]
+)
 def test_unusable_lengths_are_refused(box: RunningBox, length: object, status: int) -> None:
     """Before the first byte."""
     assert create(box, length)[0] == status
