@@ -125,7 +125,10 @@ class MqttConfig:
     keepalive_seconds: Annotated[int, Range(1, 65535)] = 30
     reconnect_max_seconds: _Wait = 30.0
     outbox_max_messages: Annotated[int, Range(1, 100_000_000)] = 100_000
+    # One large result must fit into either number of bytes.
+    outbox_max_bytes: Annotated[int, Range(64 * _KIB, 2**50)] = 64 * _MIB
     outbox_max_waiting_messages: _Count = 10_000  # in memory, until the disk has them
+    outbox_max_waiting_bytes: Annotated[int, Range(64 * _KIB, 2**31 - 1)] = 8 * _MIB
     inflight_max_messages: Annotated[int, Range(1, 65535)] = 100
     # MQTT 5, section 2.1.4: no packet is larger than 256 MiB.
     request_max_bytes: Annotated[int, Range(1, 256 * _MIB)] = 8 * _MIB

@@ -20,8 +20,9 @@ from edge_runtime.transports.mqtt import broker_address, messages
 from edge_runtime.transports.mqtt.backoff import STABLE_SECONDS, Backoff, Version, next_version
 from edge_runtime.transports.mqtt.broker_address import BrokerAddress
 from edge_runtime.transports.mqtt.embedded import EmbeddedBroker
-from edge_runtime.transports.mqtt.outbox import Outbox, Row
+from edge_runtime.transports.mqtt.outbox import Outbox
 from edge_runtime.transports.mqtt.requests import Bounds, Requests
+from edge_runtime.transports.mqtt.rows import Bound, Row
 from edge_runtime.transports.mqtt.session import (
     CONNACK_BEFORE_FALLBACK_SECONDS,
     CONNACK_SECONDS,
@@ -193,15 +194,12 @@ class MqttLink:
             await asyncio.to_thread(self._embedded.stop)
 
     def _open_outbox(self) -> Outbox | Unstored:
-        if self._config.qos == 0:
-            return Unstored(self._boot, self._waker.wake)
-        return Outbox(
-            self._state_path,
-            self._boot,
-            max_messages=self._config.outbox_max_messages,
-            max_waiting=self._config.outbox_max_waiting_messages,
-            on_commit=self._waker.wake,
-        )
+        config = self._config
+        waiting = Bound(config.outbox_max_waiting_messages, config.outbox_max_waiting_bytes)
+        if config.qos == 0:
+            return Unstored(self._boot, waiting, self._waker.wake)
+        stored = Bound(config.outbox_max_messages, config.outbox_max_bytes)
+        return Outbox(self._state_path, self._boot, stored=stored, waiting=waiting, on_commit=self._waker.wake)
 
     # Events of the process, in whatever thread publishes them
 

@@ -2,35 +2,20 @@
 
 import json
 import sqlite3
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from brokers import wait_for
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from outboxes import fill_disk, messages, sent, settle, take_all
 
 from edge_runtime.errors import DeviceError
-from edge_runtime.transports.mqtt.outbox import Outbox, Row
-
-
-def settle(outbox: Outbox) -> None:
-    """Wait until everything that was appended is on disk."""
-    wait_for(lambda: not outbox._waiting and not outbox._committing, what="committed")
-
-
-def take_all(outbox: Outbox) -> list[Row]:
-    """Everything that is left to send."""
-    outbox.rewind()
-    return outbox.take(1_000_000)
-
-
-def sent(rows: list[Row]) -> list[tuple[str, int, int]]:
-    """(boot, first, last) of each row with a result in it, be it a message or a gap."""
-    return [(row.gap.boot, row.gap.first, row.gap.last or 0) for row in rows if row.gap.first is not None]
+from edge_runtime.transports.mqtt.gaps import Gap
+from edge_runtime.transports.mqtt.outbox import Outbox
+from edge_runtime.transports.mqtt.rows import OVERHEAD_BYTES, Amount, Bound, Row
+from edge_runtime.transports.mqtt.table import WAL_MAX_BYTES
+from edge_runtime.transports.mqtt.waiting import Waiting
 
 
 @pytest.fixture
@@ -41,7 +26,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_numbers_and_order(path: Path) -> None:
     """Results carry boot and seq 1, 2, ...; events share the order, but have no number."""
-    outbox = Outbox(path, "b", max_messages=100)
+    outbox = Outbox(path, "b", stored=messages(100))
     assert outbox.append("r", {"result": 0}, numbered=True) == 1
     assert outbox.append("e", {"kind": "deployed"}, numbered=False) is None
     assert outbox.append("r", {"result": 1}, numbered=True) == 2
@@ -58,7 +43,7 @@ def test_numbers_and_order(path: Path) -> None:
 
 def test_acknowledged_rows_do_not_come_again(path: Path) -> None:
     """A new connection gets what is not acknowledged, even if the acknowledged rows are not deleted yet."""
-    outbox = Outbox(path, "b", max_messages=100)
+    outbox = Outbox(path, "b", stored=messages(100))
     for _ in range(3):
         outbox.append("r", {}, numbered=True)
     settle(outbox)
@@ -71,7 +56,7 @@ def test_acknowledged_rows_do_not_come_again(path: Path) -> None:
 def test_reopening_the_same_boot_goes_on_counting(path: Path) -> None:
     """(boot, seq) never names two results, even if a boot's name is used again and its rows are gone."""
     for expected in (1, 2, 3):
-        outbox = Outbox(path, "b", max_messages=100)
+        outbox = Outbox(path, "b", stored=messages(100))
         assert outbox.append("r", {}, numbered=True) == expected
         settle(outbox)
         for row in take_all(outbox):
@@ -81,7 +66,7 @@ def test_reopening_the_same_boot_goes_on_counting(path: Path) -> None:
 
 def test_many_threads(path: Path) -> None:
     """Appends from several threads lose nothing, and rows are in the order of their numbers."""
-    outbox = Outbox(path, "b", max_messages=10_000)
+    outbox = Outbox(path, "b", stored=messages(10_000))
     threads = [
         threading.Thread(target=lambda: [outbox.append("r", {}, numbered=True) for _ in range(250)]) for _ in range(4)
     ]
@@ -95,8 +80,8 @@ def test_many_threads(path: Path) -> None:
 
 
 def test_slow_disk_does_not_hold_up_appends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a commit hangs, appends return; over the bound in memory they become a gap at their place."""
-    outbox = Outbox(path, "b", max_messages=100, max_waiting=10)
+    """While a commit hangs, appends return; over the bound in memory the oldest that is not in it becomes a gap."""
+    outbox = Outbox(path, "b", stored=messages(100), waiting=messages(10))
     hanging, go_on = threading.Event(), threading.Event()
     commit = outbox._commit
 
@@ -115,14 +100,14 @@ def test_slow_disk_does_not_hold_up_appends(path: Path, monkeypatch: pytest.Monk
     outbox.append("r", {}, numbered=True)
     settle(outbox)
     rows = take_all(outbox)
-    assert sent(rows) == [("b", seq, seq) for seq in range(1, 12)] + [("b", 12, 21), ("b", 22, 22)]
-    assert [row.topic for row in rows[-2:]] == ["", "r"]
+    assert sent(rows) == [("b", 1, 1), ("b", 2, 12)] + [("b", seq, seq) for seq in range(13, 23)]
+    assert [row.topic for row in rows[:3]] == ["r", "", "r"]
     outbox.close()
 
 
 def test_gathered_messages_share_a_commit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred messages that wait cost one transaction, not a hundred."""
-    outbox = Outbox(path, "b", max_messages=1000)
+    outbox = Outbox(path, "b", stored=messages(1000))
     commits: list[int] = []
     commit, first = outbox._commit, threading.Event()
 
@@ -145,24 +130,16 @@ def test_gathered_messages_share_a_commit(path: Path, monkeypatch: pytest.Monkey
 def test_failing_disk_is_reported_and_outlived(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the disk refuses, messages wait in memory and the problem is named; then they are committed in order."""
     monkeypatch.setattr("edge_runtime.transports.mqtt.outbox.RETRY_SECONDS", 0.01)
-    outbox = Outbox(path, "b", max_messages=100)
-    full = threading.Event()
-    full.set()
-
-    def shrink(_stored: int) -> int:
-        if full.is_set():
-            raise sqlite3.OperationalError("database or disk is full")
-        return 0
-
-    monkeypatch.setattr(outbox, "_shrink", shrink)
-    outbox.append("r", {}, numbered=True)
-    wait_for(lambda: outbox.problem)
-    assert "disk is full" in outbox.problem
-    outbox.append("r", {}, numbered=True)
-    assert outbox.depth == 2
-    full.clear()
+    outbox = Outbox(path, "b", stored=messages(100))
+    with monkeypatch.context() as patched:
+        fill_disk(patched)
+        outbox.append("r", {}, numbered=True)
+        wait_for(lambda: outbox.problem)
+        assert "disk is full" in outbox.problem
+        outbox.append("r", {}, numbered=True)
+        assert outbox.depth == 2
     settle(outbox)
-    assert outbox.problem == ""
+    wait_for(lambda: outbox.problem == "")
     assert sent(take_all(outbox)) == [("b", 1, 1), ("b", 2, 2)]
     outbox.close()
 
@@ -170,7 +147,7 @@ def test_failing_disk_is_reported_and_outlived(path: Path, monkeypatch: pytest.M
 def test_hopeless_disk_does_not_hold_up_the_close(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the last commit fails, too, the outbox closes and says what is lost."""
     monkeypatch.setattr("edge_runtime.transports.mqtt.outbox.RETRY_SECONDS", 0.01)
-    outbox = Outbox(path, "b", max_messages=100)
+    outbox = Outbox(path, "b", stored=messages(100))
     monkeypatch.setattr(outbox, "_commit", lambda *_: False)
     outbox.append("r", {}, numbered=True)
     outbox.close()
@@ -179,7 +156,7 @@ def test_hopeless_disk_does_not_hold_up_the_close(path: Path, monkeypatch: pytes
 
 def test_what_is_in_flight_is_not_dropped(path: Path) -> None:
     """At the bound the oldest rows that the sender has not been given are dropped: the others may have arrived."""
-    outbox = Outbox(path, "b", max_messages=10)
+    outbox = Outbox(path, "b", stored=messages(10))
     for _ in range(10):
         outbox.append("r", {}, numbered=True)
     settle(outbox)
@@ -194,7 +171,7 @@ def test_what_is_in_flight_is_not_dropped(path: Path) -> None:
 
 def test_refused_message_becomes_a_gap_once(path: Path) -> None:
     """A message that the broker will not take is announced; a gap that it will not take is not."""
-    outbox = Outbox(path, "b", max_messages=10)
+    outbox = Outbox(path, "b", stored=messages(10))
     outbox.append("r", {}, numbered=True)
     settle(outbox)
     outbox.refuse(outbox.take(1)[0])
@@ -210,108 +187,130 @@ def test_state_that_is_no_database(path: Path) -> None:
     """A broken state file is an error that names it."""
     path.write_bytes(b"no database at all" * 100)
     with pytest.raises(DeviceError, match=r"state\.db"):
-        Outbox(path, "b", max_messages=10)
+        Outbox(path, "b", stored=messages(10))
 
 
-class OutboxMachine(RuleBasedStateMachine):
-    """Appends, sends, acknowledgements, crashes and restarts, against a list of what each boot produced."""
-
-    @initialize(bound=st.integers(1, 12))
-    def open_first(self, bound: int) -> None:
-        """Start with an empty state."""
-        self.folder = tempfile.TemporaryDirectory()
-        self.bound = bound
-        self.boot = 0
-        self.appended = 0
-        self.taken: list[Row] = []
-        self.produced: dict[str, int] = {}
-        self.covered: dict[tuple[str, int], str] = {}  # how each result ended: received, or announced as missing
-        self.open()
-
-    def open(self) -> None:
-        """Open the outbox of the next boot."""
-        self.boot += 1
-        self.taken = []
-        self.settled: set[int] = set()
-        self.outbox = Outbox(Path(self.folder.name) / "state.db", f"boot-{self.boot}", max_messages=self.bound)
-
-    @rule(count=st.integers(1, 8), numbered=st.booleans())
-    def append(self, *, count: int, numbered: bool) -> None:
-        """Produce results or events, and wait for the commit."""
-        self.appended += count
-        for _ in range(count):
-            seq = self.outbox.append("r" if numbered else "e", {}, numbered=numbered)
-            if seq is not None:
-                self.produced[f"boot-{self.boot}"] = seq
-        settle(self.outbox)
-
-    @rule(limit=st.integers(1, 10))
-    def take(self, limit: int) -> None:
-        """Send some."""
-        rows = self.outbox.take(limit)
-        assert not self.settled & {row.id for row in rows}, "handed out again after the acknowledgement"
-        self.taken += rows
-
-    @rule(count=st.integers(1, 10))
-    def acknowledge(self, count: int) -> None:
-        """The broker acknowledges the oldest of what was sent."""
-        for row in self.taken[:count]:
-            self.cover(row)
-            self.outbox.acknowledge(row.id)
-            self.settled.add(row.id)
-        del self.taken[:count]
-
-    @rule()
-    def reconnect(self) -> None:
-        """The connection is lost, with everything in flight."""
-        self.outbox.rewind()
-        self.taken = []
-
-    @rule()
-    def restart(self) -> None:
-        """The daemon stops and starts."""
-        self.outbox.close()
-        self.open()
-
-    @rule()
-    def crash(self) -> None:
-        """The daemon dies: acknowledgements that were not committed are forgotten, rows come again."""
-        with self.outbox._changed:
-            self.outbox._acknowledged.clear()
-        self.outbox.close()
-        self.open()
-
-    @invariant()
-    def bounded(self) -> None:
-        """Never more rows than the bound, what is in flight, and the gaps between."""
-        if hasattr(self, "outbox"):
-            assert self.outbox.depth <= self.bound + len(self.taken) + 2 * self.boot + 2
-
-    def cover(self, row: Row) -> None:
-        """Note what the subscriber learns from a row."""
-        if row.gap.first is None or row.gap.last is None:
-            return
-        for seq in range(row.gap.first, row.gap.last + 1):
-            self.covered.setdefault((row.gap.boot, seq), "received" if row.topic else "missing")
-
-    def teardown(self) -> None:
-        """Send the rest: every result was received or announced, none is unknown, and the rest came in order."""
-        if not hasattr(self, "outbox"):
-            return
-        rows = take_all(self.outbox)
-        self.outbox.close()
-        self.folder.cleanup()
-        order = [(int(boot.removeprefix("boot-")), first) for boot, first, _ in sent(rows)]
-        assert order == sorted(order)
-        for row in rows:
-            self.cover(row)
-        expected = {(boot, seq) for boot, last in self.produced.items() for seq in range(1, last + 1)}
-        assert set(self.covered) == expected
-        if self.appended <= self.bound:
-            assert "missing" not in self.covered.values()
+def test_bytes_are_bounded_on_disk(path: Path) -> None:
+    """Large results push the oldest out although they are few; what is left is under the bound, and gaps are told."""
+    outbox = Outbox(path, "b", stored=Bound(100_000, 1_000_000))
+    for _ in range(50):
+        outbox.append("r", {"result": "x" * 40_000}, numbered=True)
+    settle(outbox)
+    rows = take_all(outbox)
+    total = sum((row.amount for row in rows), Amount())
+    assert outbox._table.amount == total
+    assert 950_000 < total.bytes <= 1_000_000
+    assert sent(rows) == [("b", 1, 26)] + [("b", seq, seq) for seq in range(27, 51)]
+    outbox.close()
+    outbox = Outbox(path, "c", stored=Bound(100_000, 1_000_000))
+    assert outbox._table.amount == total, "as counted when it is opened again"
+    outbox.close()
 
 
-TestOutboxModel = OutboxMachine.TestCase
-TestOutboxModel.settings = settings(
-    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+def test_a_message_too_large_for_the_outbox_goes_alone(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is larger than all there may be does not push the others out: it is a gap at once."""
+    outbox = Outbox(path, "b", stored=Bound(100, 10_000))
+    for size in (10, 10_000, 10):
+        outbox.append("r", {"result": "x" * size}, numbered=True)
+    settle(outbox)
+    assert [(row.topic, row.gap.first) for row in take_all(outbox)] == [("r", 1), ("", 2), ("r", 3)]
+    assert "mqtt.outbox_max_bytes" in caplog.text
+    outbox.close()
+
+
+def test_the_file_does_not_grow_with_each_backlog(path: Path) -> None:
+    """Pages of a backlog that is gone are used by the next one, and the write-ahead log is cut."""
+    outbox = Outbox(path, "b", stored=Bound(100_000, 4_000_000))
+    sizes = []
+    for _ in range(3):
+        for _ in range(400):
+            outbox.append("r", {"result": "x" * 20_000}, numbered=True)
+        settle(outbox)
+        for row in take_all(outbox):
+            outbox.acknowledge(row.id)
+        wait_for(lambda: outbox.depth == 0 and not outbox._acknowledged)
+        sizes.append(path.stat().st_size)
+    assert sizes[-1] <= 1.5 * 4_000_000
+    assert sizes[2] <= sizes[1] * 1.05
+    outbox.append("r", {}, numbered=True)
+    settle(outbox)
+    assert path.with_name("state.db-wal").stat().st_size <= WAL_MAX_BYTES
+    outbox.close()
+
+
+def test_committed_rows_come_before_those_in_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk the rows that it has go first, then those in memory, each once; a reconnect starts again."""
+    outbox = Outbox(path, "b", stored=messages(100))
+    for _ in range(3):
+        outbox.append("r", {}, numbered=True)
+    settle(outbox)
+    with monkeypatch.context() as patched:
+        fill_disk(patched)
+        for _ in range(3):
+            outbox.append("r", {}, numbered=True)
+        wait_for(lambda: outbox.problem)
+        assert [row.gap.first for row in outbox.take(4)] == [1, 2, 3, 4]
+        assert [row.gap.first for row in outbox.take(4)] == [5, 6]
+        assert outbox.take(4) == []
+        rows = take_all(outbox)
+        assert [row.gap.first for row in rows] == [1, 2, 3, 4, 5, 6]
+        for row in rows[:5]:
+            outbox.acknowledge(row.id)
+        assert outbox.depth == 1
+    settle(outbox)
+    assert sent(take_all(outbox)) == [("b", 6, 6)]
+    assert outbox.append("r", {}, numbered=True) == 7
+    outbox.close()
+
+
+def test_numbers_sent_from_memory_are_not_used_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """(boot, seq) names one result even where the disk has never seen it."""
+    outbox = Outbox(path, "b", stored=messages(100))
+    with monkeypatch.context() as patched:
+        fill_disk(patched)
+        outbox.append("r", {}, numbered=True)
+        wait_for(lambda: outbox.problem)
+        (row,) = outbox.take(10)
+        outbox.acknowledge(row.id)
+    wait_for(lambda: outbox.problem == "")
+    outbox.close()
+    outbox = Outbox(path, "b", stored=messages(100))
+    assert outbox.append("r", {}, numbered=True) == 2
+    outbox.close()
+
+
+def test_unreadable_rows_do_not_hold_up_those_in_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that can be neither written nor read costs what is on it, not what comes."""
+
+    def broken(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    outbox = Outbox(path, "b", stored=messages(100))
+    with monkeypatch.context() as patched:
+        fill_disk(patched)
+        patched.setattr(outbox._table, "read", broken)
+        outbox.append("r", {}, numbered=True)
+        wait_for(lambda: outbox.problem)
+        assert [row.gap.first for row in outbox.take(10)] == [1]
+    outbox.close()
+
+
+def test_waiting_rows_are_bounded_and_in_order() -> None:
+    """In memory, too, the oldest gives way by bytes, except what is protected; a gap joins the one before it."""
+    waiting = Waiting(Bound(100, 5 * (OVERHEAD_BYTES + 11)))
+    dropped = [waiting.add(Row(i, "r", b"x" * 10, Gap("b", i, i)), 2) for i in range(1, 11)]
+    assert dropped == [0] * 5 + [1] * 5
+    rows = waiting.after(0, 100)
+    assert [(row.id, row.gap.first, row.gap.last) for row in rows] == [
+        (1, 1, 1),
+        (2, 2, 2),
+        (7, 3, 7),
+        (8, 8, 8),
+        (9, 9, 9),
+        (10, 10, 10),
+    ]
+    assert waiting.amount == sum((row.amount for row in rows), Amount())
+    assert waiting.remove(8)
+    assert not waiting.remove(5)
+    waiting.remove_to(9)
+    assert waiting.amount == Amount(1, 1, OVERHEAD_BYTES + 11)
