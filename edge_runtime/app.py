@@ -86,40 +86,38 @@ class Daemon:
             config.grpc, config.http.host, self._service, self._registry, ready=lambda: self._data_plane.ready
         )
         self._grpc_port = self._grpc.port if self._grpc else 0
-        self._mqtt = (
-            MqttLink(
-                config.mqtt,
-                device=config.device.name,
-                device_id=self._device_id,
-                boot=self._boot,
-                state_path=state_file,
-                bus=self._bus,
-                service=self._service,
-                registry=self._registry,
-                info=self._info,
-                models=lambda: catalog.summary(self._registry),
-            )
-            if config.mqtt.url
-            else None
-        )
-        self._mdns = (
-            Advertiser(
-                config.discovery,
-                device=config.device.name,
-                device_id=self._device_id,
-                version=__version__,
-                http_host=config.http.host,
-                http_port=self._http.port,
-                grpc_port=self._grpc_port,
-                models=lambda: [served.name for served in self._registry.active()],
-            )
-            if config.discovery.mdns
-            else None
-        )
+        self._mqtt = self._make_mqtt(state_file) if config.mqtt.url else None
+        self._mdns = self._make_mdns() if config.discovery.mdns else None
         self._pipelines = [Pipeline(pipeline, self._service) for pipeline in config.pipeline]
         self._sensor_tasks: list[asyncio.Task[None]] = []
         self._health = Health(config.lifecycle.health_timeout_seconds)
         self._register_checks()
+
+    def _make_mqtt(self, state_file: Path) -> MqttLink:
+        return MqttLink(
+            self._config.mqtt,
+            device=self._config.device.name,
+            device_id=self._device_id,
+            boot=self._boot,
+            state_path=state_file,
+            bus=self._bus,
+            service=self._service,
+            registry=self._registry,
+            info=self._info,
+            models=lambda: catalog.summary(self._registry),
+        )
+
+    def _make_mdns(self) -> Advertiser:
+        return Advertiser(
+            self._config.discovery,
+            device=self._config.device.name,
+            device_id=self._device_id,
+            version=__version__,
+            http_host=self._config.http.host,
+            http_port=self._http.port,
+            grpc_port=self._grpc_port,
+            models=lambda: [served.name for served in self._registry.active()],
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Start, serve until `stop` is set, and stop."""

@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 
 from edge_runtime.contract.tensors import NUMPY_NAMES, TensorSpec
 from edge_runtime.errors import CallerError
+from edge_runtime.inference.registry import Registry
 from edge_runtime.inference.service import Inference
+
+# What the server is called in its metadata.
+SERVER_NAME = "edge-runtime"
 
 msgspec: Any
 try:
@@ -175,3 +179,20 @@ def _output(spec: TensorSpec, value: NDArray[Any]) -> dict[str, Any]:
 def tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
     """One entry of a model's metadata (Open Inference Protocol v2, "Model Metadata Response JSON Object")."""
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+def model_metadata(registry: Registry, model: str, version: str | None) -> dict[str, Any]:
+    """A model's metadata (same section): every loaded version, and the specs of the one asked for, or the active one.
+
+    Raises:
+        CallerError: NOT_FOUND.
+    """
+    served, warm = registry.find(model, version), registry.warm(model)
+    versions = [v.version for v in (registry.find(model), warm) if v is not None]
+    return {
+        "name": served.name,
+        "versions": versions,
+        "platform": f"tflite_{served.description.engine}",
+        "inputs": [tensor_metadata(spec) for spec in served.description.inputs],
+        "outputs": [tensor_metadata(spec) for spec in served.description.outputs],
+    }

@@ -19,7 +19,6 @@ from edge_runtime.transports.status import GRPC_STATUS
 log = logging.getLogger(__name__)
 
 SERVICE = "inference.GRPCInferenceService"
-SERVER_NAME = "edge-runtime"
 # Trailers hold some KiB at most, and every character of a message may take twelve bytes there.
 _MAX_MESSAGE_CHARACTERS = 400
 
@@ -81,20 +80,13 @@ class Calls:
         return messages.ModelReadyResponse(ready=self._ready())
 
     async def _server_metadata(self, _: messages.ServerMetadataRequest, __: Context) -> messages.ServerMetadataResponse:
-        return messages.ServerMetadataResponse(name=SERVER_NAME, version=__version__)
+        return messages.ServerMetadataResponse(name=codec.SERVER_NAME, version=__version__)
 
     async def _model_metadata(
         self, request: messages.ModelMetadataRequest, _: Context
     ) -> messages.ModelMetadataResponse:
-        served = self._registry.find(request.name, request.version or None)
-        loaded = (self._registry.find(request.name), self._registry.warm(request.name))
-        return messages.ModelMetadataResponse(
-            name=served.name,
-            versions=[version.version for version in loaded if version is not None],
-            platform=f"tflite_{served.description.engine}",
-            inputs=[codec.tensor_metadata(spec) for spec in served.description.inputs],
-            outputs=[codec.tensor_metadata(spec) for spec in served.description.outputs],
-        )
+        found = codec.model_metadata(self._registry, request.name, request.version or None)
+        return messages.ModelMetadataResponse(**found)
 
     async def _model_infer(self, request: messages.ModelInferRequest, context: Context) -> messages.ModelInferResponse:
         version = request.model_version or None

@@ -21,8 +21,6 @@ from edge_runtime.transports.http.exchange import (
     send_json,
 )
 
-SERVER_NAME = "edge-runtime"
-
 
 class DataPlane:
     """Answers `/v2...` and `/models/{m}/predict`. Kept free of any framework: it is the path that must be fast."""
@@ -55,7 +53,7 @@ class DataPlane:
                 await self._model(scope, receive, send, (model, version, action))
             case ["v2"]:
                 _check_method(scope, "GET")
-                await send_json(send, {"name": SERVER_NAME, "version": __version__, "extensions": []})
+                await send_json(send, {"name": codec.SERVER_NAME, "version": __version__, "extensions": []})
             case ["v2", "health", "live"]:
                 _check_method(scope, "GET")
                 await send_json(send, {"live": True})
@@ -78,7 +76,7 @@ class DataPlane:
                 await send_json(send, {"name": model, "ready": self.ready}, 200 if self.ready else 503)
             case "":
                 _check_method(scope, "GET")
-                await send_json(send, self._metadata(model, version))
+                await send_json(send, codec.model_metadata(self._registry, model, version))
             case _:
                 raise _no_such_path(scope)
 
@@ -110,18 +108,6 @@ class DataPlane:
                 "latency_ms": answer.latency_ms,
             },
         )
-
-    def _metadata(self, model: str, version: str | None) -> dict[str, object]:
-        served = self._registry.find(model, version)
-        warm = self._registry.warm(model)
-        versions = [v.version for v in (self._registry.find(model), warm) if v is not None]
-        return {
-            "name": served.name,
-            "versions": versions,
-            "platform": f"tflite_{served.description.engine}",
-            "inputs": [codec.tensor_metadata(spec) for spec in served.description.inputs],
-            "outputs": [codec.tensor_metadata(spec) for spec in served.description.outputs],
-        }
 
 
 def _check_method(scope: Scope, method: str) -> None:
