@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.engine import Model, Tensors
+from converters.engine import Model, Tensors, first_line
 from converters.errors import ConvertError
 
 HELD_OUT_EVERY = 5
+_ZIP, _NPY = (b"PK\x03\x04", b"PK\x05\x06"), b"\x93NUMPY"
+_HOW = "save one with numpy.savez(FILE, x=samples)"
 
 
 @dataclass(frozen=True)
@@ -79,15 +82,32 @@ def split(samples: Samples, path: Path) -> tuple[Samples, Samples]:
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise ConvertError(f"{path}: a single array; save it with numpy.savez(file, x=...)")
-        with loaded as archive:
-            return {name: archive[name] for name in archive.files}
+        with path.open("rb") as file:
+            _check_mark(path, file.read(16))
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: _plain(path, name, archive[name]) for name in archive.files}
     except FileNotFoundError as error:
         raise ConvertError(f"{path}: there is no such file") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ConvertError(f"{path}: not a readable .npz file of plain arrays: {error}") from error
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        # numpy's own words advise to unpickle what it cannot read; that is never done here.
+        why = "it holds Python objects" if "pickle" in str(error) else first_line(error)
+        raise ConvertError(f"{path}: not a readable .npz file of plain arrays: {why}") from error
+
+
+def _check_mark(path: Path, head: bytes) -> None:
+    """Raise ConvertError unless a file that begins like this is a ZIP archive, as an .npz is."""
+    if head.startswith(_NPY):
+        raise ConvertError(f"{path}: a single array; save it with numpy.savez(FILE, x=...)")
+    if not head.startswith(_ZIP):
+        begin = f"it begins with {head!r}" if head else "it is empty"
+        raise ConvertError(f"{path}: not a readable .npz file: {begin}; {_HOW}")
+
+
+def _plain(path: Path, name: str, values: Any) -> NDArray[Any]:
+    if not isinstance(values, np.ndarray):  # numpy gives the bytes of a member that is no .npy
+        raise ConvertError(f"{path}: a ZIP archive, but its member {name!r} is no array; {_HOW}")
+    return values
 
 
 def _check(path: Path, name: str, values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
