@@ -17,7 +17,7 @@ from edge_runtime.contract.manifest import InputDeclaration, Task
 
 _FILE_NAME = re.compile(r"(?P<name>.+)-(?P<version>\d+\.\d+\.\d+)" + re.escape(names.BUNDLE_SUFFIX))
 _UNSIGNED = (
-    "not signed: a box refuses it unless its config says [trust] require_signature = false;"
+    "note: not signed: a box refuses it unless its config says [trust] require_signature = false;"
     " sign with --sign KEY (`edgectl keygen` makes one)"
 )
 
@@ -45,6 +45,8 @@ def _run(options: pipeline.Options, report_path: Path | None, *, as_json: bool) 
         if target is not None:
             bundling.check_writable(target)
     outcome = pipeline.convert(options)
+    for warning in outcome.facts["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
     signer = signing.keyid(signing.load_private(options.key).public_key()) if options.key else None
     document = report.document(outcome, options.output, signer)
     if outcome.bundle is not None:
@@ -56,7 +58,7 @@ def _run(options: pipeline.Options, report_path: Path | None, *, as_json: bool) 
     if outcome.bundle is None:
         raise GateError(report.refusal(document))
     if options.key is None:
-        print(f"edge-convert: {_UNSIGNED}", file=sys.stderr)
+        print(_UNSIGNED, file=sys.stderr)
     return 0
 
 
@@ -64,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edge-convert",
         description="Quantize a trained model, prove it against the original and write a bundle for edge-runtime.",
-        epilog="Data is .npz: arrays named by input (or x), first axis samples, real values; y: true classes.",
+        epilog="Data is .npz: arrays named by input (or x), first axis samples, real values as the model takes them"
+        " (after normalization); y: true classes.",
     )
     parser.add_argument("source", type=Path, metavar="SOURCE", help="a float .tflite")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="NAME-1.0.0.edgemodel")
@@ -102,6 +105,13 @@ def _options(arguments: argparse.Namespace) -> pipeline.Options:
     if arguments.output.suffix != names.BUNDLE_SUFFIX:
         raise ContractError(f"-o {arguments.output}: a bundle's name ends in {names.BUNDLE_SUFFIX}")
     match = _FILE_NAME.fullmatch(arguments.output.name)
+    for option in ("name", "version"):
+        given = getattr(arguments, option)
+        if match and given not in (None, match[option]):
+            raise ContractError(
+                f"-o {arguments.output} says {option} {match[option]}, but --{option} says {given}: they contradict"
+                f" each other; leave --{option} out or name the file after it"
+            )
     name = arguments.name or (match and match["name"])
     version = arguments.version or (match and match["version"])
     if not name or not version:

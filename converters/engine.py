@@ -60,6 +60,8 @@ class Model:
         self.inputs = tuple(tensor_spec(detail, inputs) for detail in self._inputs)
         self.outputs = tuple(tensor_spec(detail, outputs) for detail in self._outputs)
         for specs in (self.inputs, self.outputs):
+            if not specs:
+                raise ConvertError(f"the model has {len(self.inputs)} inputs and {len(self.outputs)} outputs")
             names = [spec.name for spec in specs]
             if "" in names or len(set(names)) < len(names):
                 raise ConvertError(f"the model's tensors need names of their own, but are called {names}")
@@ -74,6 +76,11 @@ class Model:
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
         """Concrete shape of one vector by input name: 1 where the model leaves the batch open."""
         return {spec.name: _shape(detail) for spec, detail in zip(self.inputs, self._inputs, strict=True)}
+
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Concrete shape by output name: what one run on zeros gives, for a model may leave shapes open until then."""
+        zeros = self.store({name: np.zeros(shape) for name, shape in self.input_shapes.items()})
+        return {name: values.shape for name, values in self.run(zeros).items()}
 
     def run(self, stored: Mapping[str, NDArray[Any]]) -> Tensors:
         """Run on stored tensors by input name (dtype and shape of the model); gives stored tensors by output name."""

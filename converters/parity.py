@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from converters import declarations
 from converters.engine import Model, Tensors
 from converters.errors import ConvertError
 from converters.progress import track
@@ -53,15 +54,23 @@ def answer(model: Model, samples: Samples, label: str) -> Tensors:
     return {spec.name: np.stack([row[spec.name] for row in answers]) for spec in model.outputs}
 
 
-def guess_task(model: Model, answers: Tensors) -> Task:
-    """The task that the outputs look like: a softmax row, a single value, or else raw tensors."""
-    if len(model.outputs) != 1:
+def guess_task(answers: Tensors, *, labelled: bool) -> Task:
+    """The task that real outputs (n, *shape) look like, by the rules of a box: boxes, a value, scores, or raw tensors.
+
+    `labelled`: there are class names, so that scores need not look like probabilities.
+    """
+    shapes = {name: values.shape[1:] for name, values in answers.items()}
+    if declarations.fits("detection", shapes):
+        return "detection"
+    if len(answers) != 1:
         return "raw"
     rows = next(iter(answers.values())).reshape(len(next(iter(answers.values()))), -1)
     if rows.shape[1] == 1:
         return "regression"
+    if not declarations.fits("classification", shapes):
+        return "raw"
     softmax = bool((rows >= 0).all() and np.allclose(rows.sum(axis=1), 1.0, atol=0.02))
-    return "classification" if softmax else "raw"
+    return "classification" if softmax or labelled else "raw"
 
 
 def best(answers: Tensors) -> NDArray[np.intp]:

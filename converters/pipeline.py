@@ -5,7 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from converters import bundling, frontends, golden, parity, quantize, reference, samples
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from converters import bundling, declarations, frontends, golden, parity, quantize, reference, samples
+from converters.declarations import METADATA, Declared
 from converters.engine import Model, Tensors
 from converters.errors import ConvertError
 from converters.frontends import Source
@@ -36,11 +39,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Data:
-    """The samples of a conversion, and where the evaluation samples come from."""
+    """The samples of a conversion, where the evaluation samples come from, and what is odd about them."""
 
     calibration: Samples | None
     evaluation: Samples
     evaluation_source: str
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -76,64 +80,71 @@ def convert(options: Options) -> Outcome:
         ConvertError: a source, sample data, labels or a key that cannot be used; the message says which and why.
         ContractError: a name, version or key that breaks the contract.
     """
-    key = signing.load_private(options.key) if options.key else None
-    labels = bundling.read_labels(options.labels) if options.labels else None
+    key = _key(options.key)
     source = frontends.load(options.source)
     model = Model(source.content)
-    _check_declared(options, model, labels)
-    data = _load_data(options, model)
+    declared = _declared(options, source, model)
+    declarations.check(declared, model)
+    data = _load_data(options, model, declared)
     converted = quantize.quantize(source.content, options.scheme, data.calibration)
-    measured = _measure(options, model, source.content, converted, data)
+    measured = _measure(declared, model, source.content, converted, data)
     passed = measured.comparison.drop <= options.max_drop
-    facts = _facts(options, source, converted, data, measured)
+    facts = _facts(options, source, converted, data, measured) | _said(declared, source, data)
     timing = {"before": measured.latency_before_ms, "after": measured.latency_after_ms}
     if not passed and not options.force:
         return Outcome(facts, timing, None)
     chosen = golden.choose(measured.task, data.evaluation, measured.builtin, measured.fast)
-    content = _content(converted, labels, data, chosen, facts)
-    manifest = _manifest(options, source, data, measured, content)
+    content = _content(converted, declared.labels, data, chosen, facts)
+    manifest = _manifest(options, source, declared.input, data, measured, content)
     return Outcome(facts, timing, bundling.build(manifest, content, key), len(chosen))
 
 
-def _check_declared(options: Options, model: Model, labels: list[str] | None) -> None:
-    for spec in model.inputs:
-        if -1 in spec.shape[1:]:
-            raise ConvertError(f"input {spec.name!r} has open dimensions {spec.shape}: export it with a fixed shape")
-    shape = model.inputs[0].shape
-    channels = shape[-1] if len(shape) > 1 else 1
-    declared = options.input or InputDeclaration()
-    for flag, values in (("--mean", declared.mean), ("--std", declared.std)):
-        if len(values) not in (1, channels):
-            raise ConvertError(
-                f"{flag} has {len(values)} values, but the input has {channels} channels: give 1 or {channels}"
-            )
-    if declared.kind == "image" and (len(shape) != 4 or channels not in (1, 3)):
-        raise ConvertError(f"--input image: the model takes {shape}, which is no picture (1, height, width, 1 or 3)")
-    classes = model.outputs[0].shape[-1] if model.outputs[0].shape else 1
-    if labels is not None and options.task in (None, "classification") and len(labels) != classes:
-        raise ConvertError(f"{options.labels}: {len(labels)} labels, but the model has {classes} classes")
+def _key(path: Path | None) -> Ed25519PrivateKey | None:
+    if path is not None and not path.exists():
+        raise ConvertError(f"{path}: there is no such file (`edgectl keygen` makes a key pair)")
+    return signing.load_private(path) if path else None
 
 
-def _load_data(options: Options, model: Model) -> Data:
-    calibration = samples.load(options.calibrate, model) if options.calibrate else None
+def _declared(options: Options, source: Source, model: Model) -> Declared:
+    """What the options say; what they leave open, the source's TFLite Metadata say."""
+    labels, labels_from = source.metadata.labels, METADATA
+    if options.labels is not None:
+        labels, labels_from = tuple(bundling.read_labels(options.labels)), str(options.labels)
+    # Metadata of an 8-bit model tell the normalization of the float model it came from: the box knows what to do.
+    known = None if model.inputs[0].datatype in ("UINT8", "INT8") else source.metadata.input
+    if options.input is not None:
+        return Declared(options.task, options.input, labels, labels_from, "the options")
+    return Declared(options.task, known, labels, labels_from, METADATA)
+
+
+def _load_data(options: Options, model: Model, declared: Declared) -> Data:
+    warnings: list[str] = []
+
+    def load(path: Path, option: str) -> Samples:
+        loaded = samples.load(path, model)
+        warnings.extend(declarations.check_pixels(declared, loaded.inputs[model.inputs[0].name], path, option))
+        return loaded
+
+    calibration = load(options.calibrate, "--calibrate") if options.calibrate else None
     if calibration is None and quantize.needs_calibration(options.scheme):
         raise ConvertError(
             f"--quantize {options.scheme} needs sample inputs to learn ranges from: give --calibrate DATA.npz"
         )
     if options.evaluate is not None:
-        return Data(calibration, samples.load(options.evaluate, model), "--evaluate")
+        evaluation = load(options.evaluate, "--evaluate")
+        return Data(calibration, evaluation, "--evaluate", tuple(warnings))
     if calibration is None or options.calibrate is None:
         raise ConvertError("no sample inputs: parity and golden vectors need --evaluate DATA.npz (or --calibrate)")
     calibration, held_out = samples.split(calibration, options.calibrate)
-    return Data(calibration, held_out, "every fifth sample of --calibrate, not used for calibration")
+    return Data(calibration, held_out, "every fifth sample of --calibrate, not used for calibration", tuple(warnings))
 
 
-def _measure(options: Options, model: Model, content: bytes, converted: bytes, data: Data) -> Measured:
+def _measure(declared: Declared, model: Model, content: bytes, converted: bytes, data: Data) -> Measured:
     float_fast, after_builtin, after_fast = Model(content, "fast"), Model(converted), Model(converted, "fast")
     before = parity.answer(model, data.evaluation, "float model")
     builtin = parity.answer(after_builtin, data.evaluation, "converted, built-in kernels")
     fast = parity.answer(after_fast, data.evaluation, "converted, fast kernels")
-    task = options.task or parity.guess_task(model, before)
+    task = declared.task or parity.guess_task(before, labelled=declared.labels is not None)
     return Measured(
         task,
         parity.compare(task, before, builtin, fast, data.evaluation.labels),
@@ -171,8 +182,20 @@ def _facts(options: Options, source: Source, converted: bytes, data: Data, measu
     }
 
 
+def _said(declared: Declared, source: Source, data: Data) -> dict[str, Any]:
+    """Where labels and normalization come from, what was left behind, and what is odd."""
+    labels = len(declared.labels) if declared.labels else 0
+    taken = declared.labels_from == METADATA and labels
+    return {
+        "labels": {"count": labels, "from_metadata": declared.labels_from == METADATA} if labels else None,
+        "input_from_metadata": declared.input is not None and declared.input_from == METADATA,
+        "files_left_out": [] if taken else list(source.metadata.files),
+        "warnings": list(data.warnings),
+    }
+
+
 def _content(
-    converted: bytes, labels: list[str] | None, data: Data, chosen: list[int], facts: dict[str, Any]
+    converted: bytes, labels: tuple[str, ...] | None, data: Data, chosen: list[int], facts: dict[str, Any]
 ) -> dict[str, bytes]:
     model = Model(converted)
     seen = data.calibration or data.evaluation
@@ -186,7 +209,14 @@ def _content(
     return content | ({bundle.LABELS: ("\n".join(labels) + "\n").encode()} if labels else {})
 
 
-def _manifest(options: Options, source: Source, data: Data, measured: Measured, content: dict[str, bytes]) -> Manifest:
+def _manifest(
+    options: Options,
+    source: Source,
+    declared: InputDeclaration | None,
+    data: Data,
+    measured: Measured,
+    content: dict[str, bytes],
+) -> Manifest:
     gate = "passed" if measured.comparison.drop <= options.max_drop else "forced"
     provenance = {"source_sha256": source.sha256, "scheme": options.scheme, "gate": gate} | bundling.tool_versions()
     if data.calibration is not None:
@@ -198,7 +228,7 @@ def _manifest(options: Options, source: Source, data: Data, measured: Measured, 
         files={name: bundle.entry(member) for name, member in content.items()},
         sequence=names.sequence_of(options.version),
         task=measured.task,
-        input=options.input,
+        input=declared,
         parity=measured.parity,
         provenance=provenance,
     )

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from converters.engine import Model
 from converters.errors import ConvertError
 
@@ -39,8 +37,7 @@ def main(path: str) -> int:
     limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     try:
-        model = Model(Path(path).read_bytes())
-        model.run(model.store({name: np.zeros(shape) for name, shape in model.input_shapes.items()}))
+        Model(Path(path).read_bytes()).output_shapes()
     except (ConvertError, MemoryError) as error:
         print(error or "out of memory")  # noqa: T201 - the answer to the parent
         return _REFUSED

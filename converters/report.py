@@ -69,6 +69,7 @@ def _notes(facts: dict[str, Any]) -> list[str]:
         notes.append("int4 runs on LiteRT; a box with tflite-runtime 2.14 refuses it")
     if evaluation["samples"] < FEW_SAMPLES:
         notes.append(f"{evaluation['samples']} samples are few: take the comparison as a hint")
+    notes += _taken_over(facts)
     if not facts["task_declared"]:
         notes.append(f"task {facts['task']}: guessed from the outputs; --task says otherwise")
     parity = facts["parity"]
@@ -80,6 +81,20 @@ def _notes(facts: dict[str, Any]) -> list[str]:
         notes.append(
             f"{bundle['path']}: {bundle['size_bytes']:,} B, {bundle['golden_vectors']} golden vectors, {signed}"
         )
+    return notes
+
+
+def _taken_over(facts: dict[str, Any]) -> list[str]:
+    """What became of the source's TFLite Metadata, if it has any."""
+    labels, notes = facts["labels"], []
+    if labels and labels["from_metadata"]:
+        notes.append(f"{labels['count']} labels: taken over from the source's TFLite Metadata")
+    if facts["input_from_metadata"]:
+        notes.append("input normalization: taken over from the source's TFLite Metadata; --input, --mean say otherwise")
+    if facts["files_left_out"]:
+        names = ", ".join(facts["files_left_out"])
+        why = "--labels is given" if labels else "its metadata name no labels; give --labels if these are"
+        notes.append(f"not taken over, of the files in the source: {names} ({why})")
     return notes
 
 

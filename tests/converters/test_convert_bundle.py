@@ -101,6 +101,7 @@ def test_an_unsigned_bundle_says_what_a_box_will_say(convert: Convert, capsys: p
     """Without --sign the user learns now, not at the box."""
     assert convert() == 0
     captured = capsys.readouterr()
+    assert captured.err.startswith("note: not signed: ")
     assert "require_signature" in captured.err
     assert "not signed" in captured.out
 

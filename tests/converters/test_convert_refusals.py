@@ -5,66 +5,15 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from digits_example import DIGITS, ROOT, Convert
+from digits_example import MODEL, ROOT, Convert, refused
 
 from converters import cli
 from edge_runtime.contract import bundle, manifest
 
-MODEL = DIGITS / "digits_float.tflite"
 GOOD = np.random.default_rng(0).random((20, 8, 8, 1), dtype=np.float32)
-NAN, INFINITE = GOOD.copy(), GOOD.copy()
-NAN[3, 0, 0, 0], INFINITE[5, 0, 0, 0] = np.nan, np.inf
-
-
-def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run edge-convert, insist on exit 1, one line on stderr and no file; returns the line."""
-    before = set(tmp_path.iterdir())
-    status = cli.main([*arguments, "-o", str(tmp_path / "m-1.0.0.edgemodel")])
-    line = capsys.readouterr().err
-    assert status == 1
-    assert line.startswith("edge-convert: ")
-    assert line.count("\n") == 1
-    assert set(tmp_path.iterdir()) == before
-    return line
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ({"x": GOOD[:0]}, "no samples"),
-        ({"x": NAN}, "first in sample 3"),
-        ({"x": INFINITE}, "first in sample 5"),
-        ({"x": np.full_like(GOOD, 0.5)}, "constant (0.5)"),
-        ({"x": GOOD[:, :7]}, "(n, 8, 8, 1)"),
-        ({"x": np.float32(1)}, "(n, 8, 8, 1)"),
-        ({"picture": GOOD}, "the model's inputs are image (or x)"),
-        ({"x": GOOD, "z": GOOD}, "has arrays image, z"),
-        ({"x": GOOD.astype(str)}, "not numbers"),
-        ({"x": GOOD, "y": np.zeros(3, np.int64)}, "labels y"),
-        ({"x": GOOD, "y": np.full(20, 10)}, "the model has classes 0 to 9"),
-        ({"x": GOOD[:1]}, "one sample is not enough"),
-    ],
-)
-def test_sample_data_that_cannot_be_used(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: dict[str, Any], says: str
-) -> None:
-    """Each fault of a data file is named with the value that is wrong."""
-    np.savez(tmp_path / "data.npz", **content)
-    assert says in refused(tmp_path, capsys, str(MODEL), "--calibrate", str(tmp_path / "data.npz"))
-
-
-def test_a_data_file_that_is_no_npz(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Text, a lone array and pickles are refused; nothing is ever unpickled."""
-    (tmp_path / "text.npz").write_text("hello")
-    np.savez(tmp_path / "pickle.npz", x=np.array([{"a": 1}], dtype=object))
-    np.save(tmp_path / "lone.npy", GOOD)
-    for name, says in (("text.npz", "not a readable"), ("pickle.npz", "not a readable"), ("lone.npy", "single array")):
-        assert says in refused(tmp_path, capsys, str(MODEL), "--calibrate", str(tmp_path / name))
-    assert "no such file" in refused(tmp_path, capsys, str(MODEL), "--calibrate", str(tmp_path / "absent.npz"))
 
 
 def test_a_static_scheme_without_calibration_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,8 +31,12 @@ def test_a_static_scheme_without_calibration_data(tmp_path: Path, capsys: pytest
         ("short.tflite", b"TFL3", "not a .tflite"),
         ("mark.tflite", b"\x10\0\0\0TFL3", "cut"),
         ("text.tflite", b"hello hello hello", "not a .tflite"),
-        ("model.onnx", b"", "'.onnx' is not supported; supported: .tflite"),
-        ("model", b"", "supported: .tflite"),
+        ("model.bin", b"", "sources of kind '.bin' are not read; give a float .tflite"),
+        ("model", b"", "give a float .tflite"),
+        ("model.h5", b"", "not read yet; make a float .tflite of it, with tf.lite.TFLiteConverter.from_keras_model"),
+        ("model.KERAS", b"", "with tf.lite.TFLiteConverter.from_keras_model"),
+        ("model.onnx", b"", "a .onnx is not read yet; make a float .tflite of it, with onnx2tf"),
+        ("model.pt2", b"", "with litert_torch.convert"),
     ],
 )
 def test_a_source_that_is_no_model(
@@ -96,8 +49,21 @@ def test_a_source_that_is_no_model(
 
 
 def test_an_absent_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file that is not there is named."""
-    assert "cannot be read: No such file" in refused(tmp_path, capsys, str(tmp_path / "no.tflite"))
+    """A file that is not there is named, whatever kind it would be."""
+    for name in ("no.tflite", "no.h5", "no"):
+        assert f"{name}: there is no such file" in refused(tmp_path, capsys, str(tmp_path / name))
+
+
+def test_a_folder_as_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder with saved_model.pb is a SavedModel, and so is that file; any other folder is none."""
+    folder = tmp_path / "net.tflite"
+    folder.mkdir()
+    assert "no SavedModel (it has no saved_model.pb)" in refused(tmp_path, capsys, str(folder))
+    (folder / "saved_model.pb").write_bytes(b"\x08\x01")
+    for source in (folder, folder / "saved_model.pb"):
+        line = refused(tmp_path, capsys, str(source))
+        assert "a SavedModel folder is not read yet" in line
+        assert "TFLiteConverter.from_saved_model" in line
 
 
 def test_a_quantized_source_is_not_quantized_twice(
@@ -139,7 +105,10 @@ def test_declarations_that_do_not_fit_the_model(tmp_path: Path, capsys: pytest.C
 
 
 def test_a_key_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The key is read before the long work."""
+    """The key is read before the long work; one that is not there is told as that."""
+    line = refused(tmp_path, capsys, str(MODEL), "--sign", str(tmp_path / "absent.key"))
+    assert "absent.key: there is no such file" in line
+    assert "Errno" not in line
     (tmp_path / "bad.key").write_text("no key")
     assert "Ed25519" in refused(tmp_path, capsys, str(MODEL), "--sign", str(tmp_path / "bad.key"))
 
@@ -171,6 +140,8 @@ def test_the_gate_refuses_and_force_is_remembered(
         ["m.tflite", "-o", "m-1.0.0.zip"],
         ["m.tflite", "-o", "m.edgemodel", "--name", "m", "--version", "one"],
         ["m.tflite", "-o", "m-1.0.0.edgemodel", "--name", "a/b"],
+        ["m.tflite", "-o", "m-1.0.0.edgemodel", "--version", "2.0.0"],
+        ["m.tflite", "-o", "m-1.0.0.edgemodel", "--name", "n", "--version", "1.0.0"],
         ["m.tflite", "-o", "m-1.0.0.edgemodel", "--quantize", "auto"],
         ["m.tflite", "-o", "m-1.0.0.edgemodel", "--max-drop", "2"],
         ["m.tflite", "-o", "m-1.0.0.edgemodel", "--std", "0"],
@@ -184,6 +155,18 @@ def test_wrong_use_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[s
         cli.main(arguments)
     assert stopped.value.code == 2
     assert "usage: edge-convert" in capsys.readouterr().err
+
+
+def test_a_name_and_a_version_that_contradict_the_file_name(
+    convert: Convert, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the file's name says and an option denies is told with both values; saying it twice is no fault."""
+    for option, value, says in (("--version", "2.0.0", "version 1.0.0"), ("--name", "other", "name digits")):
+        with pytest.raises(SystemExit):
+            convert(option, value)
+        line = capsys.readouterr().err
+        assert f"says {says}, but {option} says {value}: they contradict each other" in line
+    assert convert("--name", "digits", "--version", "1.0.0", "--quantize", "none") == 0
 
 
 def test_an_output_folder_that_is_absent_or_a_folder_in_its_place(
