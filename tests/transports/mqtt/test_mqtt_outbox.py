@@ -295,6 +295,88 @@ def test_unreadable_rows_do_not_hold_up_those_in_memory(path: Path, monkeypatch:
     outbox.close()
 
 
+def test_rows_in_memory_do_not_overtake_unreadable_ones(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While older results are on a disk that cannot be read, newer ones wait for them, and the problem says so."""
+
+    def broken(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    outbox = Outbox(path, "b", stored=messages(100))
+    outbox.append("r", {}, numbered=True)
+    settle(outbox)
+    with monkeypatch.context() as patched:
+        fill_disk(patched)
+        outbox.append("r", {}, numbered=True)
+        wait_for(lambda: outbox.problem)
+        with monkeypatch.context() as unreadable:
+            unreadable.setattr(outbox._table, "read", broken)
+            assert outbox.take(10) == []
+        assert [row.gap.first for row in outbox.take(10)] == [1, 2]
+    outbox.close()
+
+
+def test_only_committed_rows_are_sent_while_the_disk_works(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow commit is no failure: what is in it is not handed out before it is on disk."""
+    outbox = Outbox(path, "b", stored=messages(100))
+    hanging, go_on = threading.Event(), threading.Event()
+    commit = outbox._table.commit
+
+    def hang(*args: Any) -> int:
+        hanging.set()
+        go_on.wait(10)
+        return commit(*args)
+
+    monkeypatch.setattr(outbox._table, "commit", hang)
+    outbox.append("r", {}, numbered=True)
+    assert hanging.wait(10)
+    assert outbox.take(10) == []
+    go_on.set()
+    settle(outbox)
+    assert sent(outbox.take(10)) == [("b", 1, 1)]
+    outbox.close()
+
+
+def test_rows_from_memory_after_a_reconnect(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all that was on disk is acknowledged, a reconnect on a full disk still finds what is in memory."""
+    outbox = Outbox(path, "b", stored=messages(100))
+    outbox.append("r", {}, numbered=True)
+    settle(outbox)
+    outbox.acknowledge(outbox.take(1)[0].id)
+    wait_for(lambda: not outbox._acknowledged)
+    with monkeypatch.context() as patched:
+        fill_disk(patched)
+        outbox.append("r", {}, numbered=True)
+        wait_for(lambda: outbox.problem)
+        assert sent(take_all(outbox)) == [("b", 2, 2)]
+    settle(outbox)
+    assert outbox.take(10) == []
+    outbox.close()
+
+
+def test_acknowledged_during_a_commit_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the broker got while a commit was being tried is not written by the next one."""
+    outbox = Outbox(path, "b", stored=messages(100))
+    with monkeypatch.context() as patched:
+        fill_disk(patched)
+        outbox.append("r", {}, numbered=True)
+        wait_for(lambda: outbox.problem)
+        (row,) = outbox.take(10)
+        acknowledged = threading.Event()
+
+        def fail(*_: object) -> int:
+            if not acknowledged.is_set():
+                outbox.acknowledge(row.id)
+                acknowledged.set()
+            raise sqlite3.OperationalError("database or disk is full")
+
+        patched.setattr(outbox._table, "commit", fail)
+        assert acknowledged.wait(10)
+        wait_for(lambda: not outbox._waiting)
+        assert outbox.depth == 0
+    assert take_all(outbox) == []
+    outbox.close()
+
+
 def test_waiting_rows_are_bounded_and_in_order() -> None:
     """In memory, too, the oldest gives way by bytes, except what is protected; a gap joins the one before it."""
     waiting = Waiting(Bound(100, 5 * (OVERHEAD_BYTES + 11)))
