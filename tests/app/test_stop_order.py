@@ -17,7 +17,7 @@ import urllib3
 from boxes import RunningBox, as_json, running_box
 from brokers import wait_for
 from bundles import digits, make
-from peers import require_shared
+from peers import ROOT, require_shared
 from zeroconf import ServiceBrowser, ServiceStateChange, Zeroconf
 
 from edge_runtime.contract.names import SERVICE_TYPE
@@ -119,7 +119,7 @@ def test_a_step_of_the_stop_that_fails_does_not_keep_the_others_from_being_done(
         "    raise OSError(24, 'Too many open files')\n"
         "mdns.Advertiser.stop = fails\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(faults))
+    monkeypatch.setenv("PYTHONPATH", f"{faults}:{ROOT}")
     with running_box(tmp_path / "state", name=f"box-{uuid.uuid4().hex[:6]}", mdns=True) as box:
         assert box.terminate() < 5
         assert box.process.returncode == 0
