@@ -190,16 +190,16 @@ class Outbox:
                 self._cursor = found[-1].id
                 return [row for row in found if row.id not in self._acknowledged]
             self._cursor = max(cursor, newest)
-            return self._take_from_memory(limit) or None
+            return self._take_from_memory(limit)
 
-    def _take_from_memory(self, limit: int) -> list[Row]:
-        if not self._problem:
-            return []
-        rows = self._waiting.after(self._cursor, limit)
-        if rows:
-            self._cursor = rows[-1].id
-            self._sent_seq = max(self._sent_seq, self._last_seq(rows))
-        return rows
+    def _take_from_memory(self, limit: int) -> list[Row] | None:
+        rows = self._waiting.after(self._cursor, limit) if self._problem else []
+        if not rows:
+            return None
+        self._cursor = rows[-1].id
+        self._sent_seq = max(self._sent_seq, self._last_seq(rows))
+        # Acknowledged, and still here: a commit that began before is under way.
+        return [row for row in rows if row.id not in self._acknowledged]
 
     # The writer's thread
 
