@@ -107,7 +107,7 @@ def _key(path: Path | None) -> Ed25519PrivateKey | None:
 
 def _declared(options: Options, source: Source, model: Model) -> Declared:
     """What the options say; what they leave open, the source's TFLite Metadata say."""
-    labels, labels_from = source.metadata.labels, METADATA
+    labels, labels_from = source.metadata.labels or None, METADATA
     if options.labels is not None:
         labels, labels_from = tuple(bundling.read_labels(options.labels)), str(options.labels)
     # Metadata of an 8-bit model tell the normalization of the float model it came from: the box knows what to do.

@@ -188,7 +188,7 @@ class EngineConfig:
     queue_max_requests: Annotated[int, Range(0, 1_000_000)] = 64
     request_timeout_seconds: _Wait = 30.0
     max_tensor_bytes: _Bytes = 64 * _MIB
-    max_batch: _Count = 64
+    max_batch_bytes: _Bytes = 256 * 1024 * 1024
     max_picture_pixels: Annotated[int, Range(1, 2**30)] = 25_000_000
 
     def __post_init__(self) -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converters.errors import ConvertError
-from converters.frontends import metadata, tflite
-from converters.frontends.metadata import Metadata
+from converters.frontends import tflite
+from edge_runtime.contract import tflite_metadata
+from edge_runtime.contract.tflite_metadata import TFLiteMetadata
 
 FRONTENDS: dict[str, Callable[[Path], bytes]] = {".tflite": tflite.read}
 
@@ -33,7 +34,7 @@ class Source:
 
     content: bytes
     sha256: str
-    metadata: Metadata
+    metadata: TFLiteMetadata
 
 
 def load(path: Path) -> Source:
@@ -49,7 +50,7 @@ def load(path: Path) -> Source:
     if frontend is None:
         raise ConvertError(f"{path}: {_not_read(kind)}")
     content = frontend(path)
-    return Source(content, hashlib.sha256(path.read_bytes()).hexdigest(), metadata.read(content))
+    return Source(content, hashlib.sha256(path.read_bytes()).hexdigest(), tflite_metadata.read(content))
 
 
 def _kind(path: Path) -> str:

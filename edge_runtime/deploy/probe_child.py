@@ -19,11 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.contract import manifest as manifests
-from edge_runtime.contract import strict
+from edge_runtime.contract import strict, tflite_metadata
 from edge_runtime.contract.manifest import InputDeclaration, Manifest, Task
 from edge_runtime.contract.quantization import dequantize
 from edge_runtime.contract.tensors import TensorSpec
-from edge_runtime.deploy import tflite_metadata
 from edge_runtime.deploy.probe import Job
 from edge_runtime.errors import ContentError, EdgeError
 from edge_runtime.inference import engine as engines
@@ -97,7 +96,8 @@ def examine(job: Job) -> Description:
             kernels=kernels,
             latency_ms=round(latency_ms, 4),
             memory_bytes=max(0, _resident_bytes() - before),
-            control_flow=tflite_metadata.has_control_flow(Path(job.model)),
+            sample_bytes=session.sample_bytes,
+            control_flow=tflite_metadata.has_control_flow(Path(job.model).read_bytes()),
         )
     raise ContentError(_summary(reasons))
 
@@ -133,7 +133,7 @@ def describe(
     manifest: Manifest, session: Session, outputs: Mapping[str, NDArray[Any]], model: Path, labels: Path | None
 ) -> Description:
     """What manifest, metadata and the model itself say, in this order of precedence."""
-    metadata = tflite_metadata.read(model)
+    metadata = tflite_metadata.read(model.read_bytes())
     names = tuple(labels.read_text(encoding="utf-8").rstrip("\n").splitlines()) if labels else metadata.labels
     task = manifest.task or _task(session, outputs, names)
     _check_labels(task, session.outputs[0], outputs, names)

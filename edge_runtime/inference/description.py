@@ -11,6 +11,7 @@ from edge_runtime.inference.engine import Kernels
 
 # A picture this small is a table of numbers rather than a picture (and 1x49x10x1 is speech).
 _MIN_PICTURE_SIDE = 16
+_ALWAYS_SAMPLES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Description:
         input: None where neither manifest nor metadata say how raw input becomes the tensor.
         labels: class names in the order of the output; empty where there are none.
         latency_ms: median of a few runs in the probe, in milliseconds, one thread.
+        sample_bytes: of all tensors of the model together, for one sample: no batch needs more than that for each.
         control_flow: it has loops or branches, so that its running time depends on what it is given.
         memory_bytes: what one loaded session added to the probe's resident memory.
     """
@@ -35,6 +37,7 @@ class Description:
     labels: tuple[str, ...] = field(default=())
     latency_ms: float = 0.0
     memory_bytes: int = 0
+    sample_bytes: int = 0
     control_flow: bool = False
 
     def to_json(self) -> str:
@@ -45,6 +48,10 @@ class Description:
     def from_json(text: str) -> "Description":
         """From JSON text; raises ContractError or ValueError if it is not a description."""
         return strict.decode(Description, json.loads(text))
+
+    def max_samples(self, batch_bytes: int) -> int:
+        """How many samples one request may have where the model leaves that open; a few are never too many."""
+        return max(_ALWAYS_SAMPLES, batch_bytes // max(1, self.sample_bytes))
 
 
 @dataclass(frozen=True, slots=True)

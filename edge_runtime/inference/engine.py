@@ -28,6 +28,11 @@ class Session(Protocol):
         """Specs of the outputs, in the model's order."""
         ...
 
+    @property
+    def sample_bytes(self) -> int:
+        """What all tensors of the model need together, weights included, with open dimensions 1."""
+        ...
+
     def run(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name for inputs by name, all in stored dtypes; the arrays are the caller's own.
 

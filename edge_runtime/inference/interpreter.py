@@ -55,6 +55,7 @@ class InterpreterSession:
             raise ContentError(
                 f"the model has {len(inputs)} inputs and {len(outputs)} outputs; it needs one of each at least"
             )
+        self.sample_bytes = sum(map(_tensor_bytes, self._interpreter.get_tensor_details()))
         self.inputs = _specs(inputs, signature, "input")
         self.outputs = _specs(outputs, signature, "output")
         self._input_index = {spec.name: int(d["index"]) for spec, d in zip(self.inputs, inputs, strict=True)}
@@ -117,6 +118,11 @@ def _datatype(name: str, dtype: Any) -> Datatype:
     if numpy_name not in DATATYPES:
         raise ContentError(f"tensor {name!r} has the type {numpy_name}, which no protocol here can carry")
     return DATATYPES[numpy_name]
+
+
+def _tensor_bytes(detail: Mapping[str, Any]) -> int:
+    size = int(np.prod(np.abs(np.asarray(detail["shape"], dtype=np.int64)), dtype=np.int64))
+    return size * (np.dtype(detail["dtype"]).itemsize or 1)
 
 
 def _first_line(error: BaseException) -> str:

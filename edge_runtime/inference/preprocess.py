@@ -33,7 +33,7 @@ def picture_format(data: bytes) -> str | None:
     return None
 
 
-def check_document_size(size: int, spec: TensorSpec, max_batch: int) -> None:
+def check_document_size(size: int, spec: TensorSpec, max_samples: int) -> None:
     """Refuse a JSON document that is larger than any that fits `spec`, before time goes into parsing it.
 
     Raises:
@@ -41,7 +41,7 @@ def check_document_size(size: int, spec: TensorSpec, max_batch: int) -> None:
     """
     if any(n < 0 for n in spec.shape[1:]):
         return
-    samples = max_batch if spec.shape[:1] == (-1,) else 1
+    samples = max_samples if spec.shape[:1] == (-1,) else 1
     limit = _DOCUMENT_BYTES + _NUMBER_BYTES * samples * math.prod(abs(n) for n in spec.shape)
     if size > limit:
         raise CallerError(

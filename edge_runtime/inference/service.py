@@ -153,7 +153,7 @@ class InferenceService:
         if isinstance(data, bytes) and preprocess.picture_format(data) is not None:
             size = ON_LOOP_BYTES + 1  # a picture of few bytes may unpack to many pixels: it is never small
         elif isinstance(data, bytes):
-            preprocess.check_document_size(size, spec, self._config.max_batch)
+            preprocess.check_document_size(size, spec, self._max_samples(served))
         declaration, limit = served.description.input, self._config.max_picture_pixels
         return await self.workers.run(
             size, lambda: preprocess.to_tensor(data, sample.content_type, spec, declaration, max_pixels=limit)
@@ -162,11 +162,14 @@ class InferenceService:
     async def _run(
         self, served: ServedVersion, tensors: Mapping[str, NDArray[Any]], deadline: float | None
     ) -> dict[str, NDArray[Any]]:
-        self._check(served.description.inputs, tensors)
+        self._check(served.description.inputs, tensors, self._max_samples(served))
         latest = time.monotonic() + self._config.request_timeout_seconds
         return await served.pool.run(tensors, latest if deadline is None else min(deadline, latest))
 
-    def _check(self, specs: tuple[TensorSpec, ...], tensors: Mapping[str, NDArray[Any]]) -> None:
+    def _max_samples(self, served: ServedVersion) -> int:
+        return served.description.max_samples(self._config.max_batch_bytes)
+
+    def _check(self, specs: tuple[TensorSpec, ...], tensors: Mapping[str, NDArray[Any]], max_samples: int) -> None:
         """Every input once, in the dtype and shape that the model stores: the engine must see nothing else."""
         expected = [spec.name for spec in specs]
         if set(tensors) != set(expected):
@@ -179,9 +182,9 @@ class InferenceService:
                 raise CallerError(
                     f"input {spec.name!r} must have the shape {list(spec.shape)}, but has {list(value.shape)}"
                 )
-            if spec.shape[:1] == (-1,) and value.shape[0] > self._config.max_batch:
+            if spec.shape[:1] == (-1,) and value.shape[0] > max_samples:
                 raise CallerError(
-                    f"input {spec.name!r} has {value.shape[0]} samples, more than {self._config.max_batch}",
+                    f"input {spec.name!r} has {value.shape[0]} samples, more than {max_samples}; send them in parts",
                     Code.TOO_LARGE,
                 )
             if value.nbytes > self._config.max_tensor_bytes:

@@ -80,9 +80,7 @@ class Pipeline:
         heard = self._started if self._last_reading is None else self._last_reading
         quiet = self._clock() - max(heard, link.since)
         if 0 < limit < quiet:
-            return (
-                f"no usable reading from {link.detail} in {quiet:.1f} s (limit {limit:g})"
-            )
+            return f"no usable reading from {link.detail} in {quiet:.1f} s (limit {limit:g})"
         return None
 
     async def _read(self) -> None:

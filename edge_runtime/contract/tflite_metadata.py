@@ -2,18 +2,21 @@
 
 Source: the TensorFlow Lite Metadata schema (`metadata_schema.fbs`, file identifier "M001") and the model
 schema's `metadata` and `buffers` fields; associated files are a ZIP archive behind the model. Field numbers
-below are those of the schemas. It parses content of unknown origin, so it runs in the probe's child only.
+below are those of the schemas. Content of unknown origin is parsed here: a box does it in the probe's child only.
 """
 
+import io
+import math
 import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import flatbuffers.number_types as number
 from flatbuffers.table import Table
 
+from edge_runtime.contract.bundle import MAX_LABELS_BYTES
 from edge_runtime.contract.manifest import InputDeclaration
 
 _NAME = b"TFLITE_METADATA"
@@ -32,45 +35,44 @@ _AXIS_LABELS, _VALUE_LABELS = 2, 3  # AssociatedFileType.TENSOR_AXIS_LABELS, TEN
 _UNIT_TYPE, _UNIT_VALUE = 0, 1  # ProcessUnit.options (a union)
 _NORMALIZATION = 1  # ProcessUnitOptions.NormalizationOptions
 _MEAN, _STD = 0, 1  # NormalizationOptions
-_MAX_LABELS_BYTES = 4 * 1024 * 1024
+_MAX_CHANNELS = 16
 _PARSE_ERRORS = (
-    struct.error,
-    IndexError,
-    ValueError,
-    TypeError,
-    KeyError,
-    UnicodeDecodeError,
-    zipfile.BadZipFile,
-    OSError,
+    *(struct.error, IndexError, ValueError, TypeError, KeyError, OSError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class TFLiteMetadata:
-    """What the metadata says of the first input and the outputs; None and empty where it says nothing."""
+    """What the metadata says of the first input and the outputs; None and empty where it says nothing.
+
+    Attributes:
+        files: names in the archive behind the model, whether or not anything could be made of them.
+    """
 
     input: InputDeclaration | None = None
     labels: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
 
-def read(path: Path) -> TFLiteMetadata:
-    """Metadata of a `.tflite` file; a file without any, or with broken ones, gives an empty answer."""
+def read(content: bytes) -> TFLiteMetadata:
+    """Metadata of a `.tflite` file's bytes; what is broken counts as absent."""
+    files = _file_names(content)
     try:
-        data = path.read_bytes()
-        root = _metadata_root(data)
+        root = _metadata_root(content)
         if root is None:
-            return TFLiteMetadata()
+            return TFLiteMetadata(files=files)
         subgraph = _tables(root, _SUBGRAPHS)[0]
         inputs, outputs = _tables(subgraph, _INPUTS), _tables(subgraph, _OUTPUTS)
-        return TFLiteMetadata(_input(inputs[0]) if inputs else None, _labels(path, outputs))
+        return TFLiteMetadata(_input(inputs[0]) if inputs else None, _labels(content, outputs), files)
     except _PARSE_ERRORS:
-        return TFLiteMetadata()
+        return TFLiteMetadata(files=files)
 
 
-def has_control_flow(path: Path) -> bool:
+def has_control_flow(content: bytes) -> bool:
     """Whether the running time may depend on values, for there are loops or calls; True if it cannot be told."""
     try:
-        return any(_operator(code) in _CONTROL_FLOW for code in _tables(_root(path.read_bytes()), _MODEL_OPERATORS))
+        return any(_operator(code) in _CONTROL_FLOW for code in _tables(_root(content), _MODEL_OPERATORS))
     except _PARSE_ERRORS:
         return True
 
@@ -84,39 +86,47 @@ def _metadata_root(data: bytes) -> Table | None:
     model = _root(data)
     buffers = _tables(model, _MODEL_BUFFERS)
     for entry in _tables(model, _MODEL_METADATA):
-        if _string(entry, _METADATA_NAME) == _NAME:
+        if _bytes(entry, _METADATA_NAME) == _NAME:
             buffer = buffers[_scalar(entry, _METADATA_BUFFER, number.Uint32Flags)]
             return _root(_bytes(buffer, _BUFFER_DATA))
     return None
 
 
-def _input(tensor: Table) -> InputDeclaration:
+def _input(tensor: Table) -> InputDeclaration | None:
+    """How pixels or numbers become the input; None if nothing is said of either."""
     content = _table(tensor, _CONTENT)
     is_image = content is not None and _scalar(content, _CONTENT_TYPE, number.Uint8Flags) == _IMAGE_PROPERTIES
     for unit in _tables(tensor, _UNITS):
         options = _table(unit, _UNIT_VALUE)
         if options is not None and _scalar(unit, _UNIT_TYPE, number.Uint8Flags) == _NORMALIZATION:
             mean, std = _floats(options, _MEAN), _floats(options, _STD)
-            return InputDeclaration("image" if is_image else "tensor", mean=mean or (0.0,), std=std or (1.0,))
-    return InputDeclaration("image" if is_image else "tensor")
+            if all(map(math.isfinite, mean + std)):
+                return InputDeclaration("image" if is_image else "tensor", mean=mean or (0.0,), std=std or (1.0,))
+    return InputDeclaration("image") if is_image else None
 
 
-def _labels(path: Path, outputs: list[Table]) -> tuple[str, ...]:
+def _file_names(content: bytes) -> tuple[str, ...]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return tuple(archive.namelist())
+    except _PARSE_ERRORS:
+        return ()
+
+
+def _labels(content: bytes, outputs: list[Table]) -> tuple[str, ...]:
     """The first label file of any output that has one (its name may carry a locale: the first one wins)."""
     for output in outputs:
         for file in _tables(output, _FILES):
             if _scalar(file, _FILE_TYPE, number.Int8Flags) in (_AXIS_LABELS, _VALUE_LABELS):
-                return _archived_lines(path, _string(file, _FILE_NAME).decode())
+                return _archived_lines(content, _bytes(file, _FILE_NAME).decode())
     return ()
 
 
-def _archived_lines(path: Path, name: str) -> tuple[str, ...]:
-    with zipfile.ZipFile(path) as archive:
-        info = archive.getinfo(name)
-        if info.file_size > _MAX_LABELS_BYTES:
+def _archived_lines(content: bytes, name: str) -> tuple[str, ...]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if archive.getinfo(name).file_size > MAX_LABELS_BYTES:
             return ()
-        with archive.open(info) as file:
-            return tuple(file.read(_MAX_LABELS_BYTES).decode().rstrip("\n").splitlines())
+        return tuple(archive.read(name).decode().rstrip("\n").splitlines())
 
 
 def _root(data: bytes) -> Table:
@@ -161,10 +171,6 @@ def _bytes(table: Table, index: int) -> bytes:
     return bytes(table.Bytes[start : start + length])
 
 
-def _string(table: Table, index: int) -> bytes:
-    return _bytes(table, index)
-
-
 def _floats(table: Table, index: int) -> tuple[float, ...]:
     start, length = _vector(table, index)
-    return tuple(struct.unpack_from(f"<{min(length, 16)}f", table.Bytes, start))
+    return tuple(struct.unpack_from(f"<{min(length, _MAX_CHANNELS)}f", table.Bytes, start))
