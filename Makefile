@@ -17,12 +17,12 @@ test: lint test-main test-tflite-runtime
 test-main: $(VENV)/.installed
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
-# The same engine tests under tflite-runtime 2.14.
+# The same engine tests under tflite-runtime 2.14, and HTTP with what 32-bit ARM has: no msgspec, uvloop or httptools.
 test-tflite-runtime: $(if $(PYTHON_TFLITE),$(VENV_TFLITE)/.installed)
 ifeq ($(PYTHON_TFLITE),)
 	@echo "skipped: the engine tests under tflite-runtime need python3.11 on the PATH (its last wheels are for 3.11)"
 else
-	$(VENV_TFLITE)/bin/python -m pytest -p no:cacheprovider tests/inference
+	$(VENV_TFLITE)/bin/python -m pytest -p no:cacheprovider tests/inference tests/transports/http
 endif
 
 lint: $(VENV)/.installed
@@ -57,7 +57,8 @@ $(VENV)/.installed: pyproject.toml
 $(VENV_TFLITE)/.installed: pyproject.toml
 	$(PYTHON_TFLITE) -m venv $(VENV_TFLITE)
 	$(VENV_TFLITE)/bin/python -m pip install --quiet --disable-pip-version-check tflite-runtime==2.14.0 'numpy<2' \
-		flatbuffers pillow cryptography pytest pytest-timeout hypothesis
+		flatbuffers pillow cryptography uvicorn starlette prometheus-client paho-mqtt zeroconf ifaddr pyserial urllib3 \
+		tqdm pytest pytest-timeout hypothesis
 	@echo "$(CURDIR)" > $$($(VENV_TFLITE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/edge_runtime_checkout.pth
 	@touch $@
 
