@@ -260,9 +260,15 @@ def test_errors_are_one_line(box: FakeBox, capsys: pytest.CaptureFixture[str]) -
 def test_ctrl_c_is_quiet(box: FakeBox) -> None:
     """Ctrl-C ends with 130 and without a traceback."""
     box.answers["GET /healthz"] = (200, b'{"status": "ok"}')
-    with subprocess.Popen(
-        command("watch", "--to", box.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
+    # Whoever runs the tests in the background of a shell has them ignore SIGINT, and a child would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        child = subprocess.Popen(
+            command("watch", "--to", box.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with child:
         assert child.stdout
         assert child.stdout.readline()
         child.send_signal(signal.SIGINT)
