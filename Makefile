@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON_TFLITE := $(shell python3.11 -c "import sys; print(sys.executable)" 2>/dev/null)
 VENV_TFLITE := .venv-tflite-runtime
 
-.PHONY: demo test test-main test-tflite-runtime lint format bench proto clean
+.PHONY: demo test test-main test-tflite-runtime coverage lint format bench proto clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python examples/demo.py $(if $(STAY),--stay)
@@ -15,7 +15,12 @@ demo: $(VENV)/.installed
 test: lint test-main test-tflite-runtime
 
 test-main: $(VENV)/.installed
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+
+# What daemons, probes and commands run in processes of their own counts here, too.
+coverage: $(VENV)/.installed
+	printf '[run]\nbranch = true\nsource = edge_runtime, converters\nparallel = true\npatch = subprocess\n' > .coveragerc-all
+	$(BIN)/python -m pytest --cov --cov-config=.coveragerc-all --cov-report=term:skip-covered --cov-fail-under=90
 
 # The same engine tests under tflite-runtime 2.14, and HTTP with what 32-bit ARM has: no msgspec, uvloop or httptools.
 test-tflite-runtime: $(if $(PYTHON_TFLITE),$(VENV_TFLITE)/.installed)
