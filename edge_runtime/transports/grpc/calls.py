@@ -53,7 +53,7 @@ class Calls:
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         async def answer(data: bytes, context: Context) -> bytes:
             try:
-                message = await self._service.workers.run(len(data), lambda: _decoded(data, request))
+                message = await self._service.workers.run(len(data), lambda: decoded(data, request))
                 return (await call(message, context)).SerializeToString()
             except EdgeError as error:
                 status, text = grpc.StatusCode[GRPC_STATUS[error.code]], str(error)
@@ -107,8 +107,9 @@ def _deadline(context: Context) -> float | None:
     return None if remaining is None else time.monotonic() + remaining
 
 
-def _decoded(data: bytes, request: type[Request]) -> Request:
+def decoded(data: bytes, request: type[Request]) -> Request:
+    """The message that the bytes are; raises CallerError if they are none."""
     try:
         return request.FromString(data)
-    except DecodeError as error:
+    except (DecodeError, ValueError) as error:  # protobuf in pure Python lets a UnicodeDecodeError out
         raise CallerError(f"the request is not a {request.__name__}: {error}") from error
