@@ -1,4 +1,4 @@
-"""The payloads that DESIGN.md names, as plain data, and their JSON."""
+"""The payloads of the topics, as plain data, and their JSON."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
