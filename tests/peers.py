@@ -1,6 +1,8 @@
 """Where tests find the real programs and models they talk to, and what happens when one is absent."""
 
+import contextlib
 import importlib.util
+import itertools
 import os
 import shutil
 import socket
@@ -47,8 +49,17 @@ def absent(reason: str) -> None:
     pytest.skip(reason, allow_module_level=True)
 
 
+# Below the range from which the system gives ports to clients (32768 and up on Linux): one that is free now is still
+# free when the program that it is for has started. Each process of a parallel run has a part of its own.
+_PORTS = itertools.count(
+    12_000 + 9_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 2) + os.getpid() % 4_000
+)
+
+
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on 127.0.0.1 that is free, and that no other call in this process returns."""
+    for port in itertools.islice(_PORTS, 5_000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
