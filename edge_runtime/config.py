@@ -5,7 +5,7 @@ import re
 import socket
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 from urllib.parse import urlsplit
@@ -43,16 +43,23 @@ _Linger = Annotated[float, Range(0, 10 * _MINUTE)]  # 0: not at all
 
 
 def ranges(section: type) -> dict[str, Range]:
-    """The numbers of a section of the configuration and what each may be."""
+    """The numbers of a section of the configuration, also those that may be left open, and what each may be."""
     hints = get_type_hints(section, include_extras=True)
-    return {key: extra for key, hint in hints.items() for extra in get_args(hint)[1:] if isinstance(extra, Range)}
+    return {key: found for key, hint in hints.items() if (found := _range(hint))}
+
+
+def _range(hint: Any) -> Range | None:
+    parts = get_args(hint)  # of Annotated[int, Range(...)], or of "that | None"
+    return next((part for part in parts if isinstance(part, Range)), None) or next(
+        filter(None, map(_range, parts)), None
+    )
 
 
 def _check_numbers(section: Any) -> None:
     for key, allowed in ranges(type(section)).items():
         value = getattr(section, key)
         _require(
-            allowed.least <= value <= allowed.most,
+            value is None or allowed.least <= value <= allowed.most,
             f"{key} must be {_plain(allowed.least)} to {_plain(allowed.most)}, but is {value}",
         )
 
@@ -177,9 +184,13 @@ class TrustConfig:
     keys: tuple[str, ...] = ("/etc/edge-runtime/trusted/*.pub",)
 
 
+_Isolation = Literal["none", "process", "auto"]
+_DelegateFallback = Literal["cpu", "refuse"]
+
+
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """How models run. `instances` 0: one interpreter for each core."""
+    """How models run. `instances` 0: one interpreter for each core. `isolation` "auto": a process for the unsigned."""
 
     name: Literal["auto", "litert", "tflite-runtime"] = "auto"
     kernels: Literal["auto", "fast", "builtin"] = "auto"
@@ -190,9 +201,44 @@ class EngineConfig:
     max_tensor_bytes: _Bytes = 64 * _MIB
     max_batch_bytes: _Bytes = 256 * 1024 * 1024
     max_picture_pixels: Annotated[int, Range(1, 2**30)] = 25_000_000
+    isolation: _Isolation = "none"
+    isolated_max_seconds: _Wait = 30.0
+    # The engine alone maps more than 200 MiB.
+    isolated_memory_bytes: Annotated[int, Range(256 * _MIB, 2**50)] = 2 * _GIB
+    isolated_max_crashes: Annotated[int, Range(1, 1000)] = 5
+    isolated_crash_window_seconds: _Wait = 60.0
+    delegate: str = ""
+    delegate_options: dict[str, str] = field(default_factory=dict)
+    delegate_fallback: _DelegateFallback = "cpu"
 
     def __post_init__(self) -> None:
         _check_numbers(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """What holds for one model only: a key that is given takes the place of the same key of [engine]."""
+
+    name: str
+    isolation: _Isolation | None = None
+    delegate: str | None = None
+    delegate_options: dict[str, str] | None = None
+    delegate_fallback: _DelegateFallback | None = None
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+        names.check_model_name(self.name)
+
+    def over(self, engine: EngineConfig) -> EngineConfig:
+        """The engine's settings for this model. Another delegate does not get the options of the box's."""
+        given = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        given.pop("name")
+        return replace(engine, **({"delegate_options": {}} if "delegate" in given else {}) | given)
+
+
+def engine_for(engine: EngineConfig, models: Sequence[ModelConfig], name: str) -> EngineConfig:
+    """What holds for the model called `name`: its [[model]] over [engine]."""
+    return next((model.over(engine) for model in models if model.name == name), engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,11 +357,13 @@ class Config:
     deploy: DeployConfig = field(default_factory=DeployConfig)
     lifecycle: LifecycleConfig = field(default_factory=LifecycleConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    model: tuple[ModelConfig, ...] = ()
     pipeline: tuple[PipelineConfig, ...] = ()
 
     def __post_init__(self) -> None:
-        seen = [pipeline.name for pipeline in self.pipeline]
-        _require(len(seen) == len(set(seen)), f"two [[pipeline]] have the same name: {', '.join(seen)}")
+        for kind, tables in (("model", self.model), ("pipeline", self.pipeline)):
+            seen = [table.name for table in tables]
+            _require(len(seen) == len(set(seen)), f"two [[{kind}]] have the same name: {', '.join(seen)}")
 
 
 def load(path: Path | None, settings: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Config:

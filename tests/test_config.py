@@ -125,14 +125,52 @@ SECTIONS = [
 def test_every_number_has_a_range_that_is_checked_at_both_ends(section: type) -> None:
     """A number without one could disable the box; so could one that is declared and not looked at."""
     hints = typing.get_type_hints(section)
-    numbers = {key for key, hint in hints.items() if hint in (int, float)}
+    numbers = {key for key, hint in hints.items() if {int, float} & {hint, *typing.get_args(hint)}}
     assert set(config.ranges(section)) == numbers
     required = {"port": "x"} if section is config.SourceConfig else {}
+    required = {"name": "a"} if section is config.ModelConfig else required
     required = {"name": "a", "model": "m", "source": config.SourceConfig("x")} if "source" in hints else required
     for key, allowed in config.ranges(section).items():
         for value in (allowed.least - 1, allowed.most * 2 + 1, math.nan):
             with pytest.raises(ContractError, match=f"^{key} must be "):
                 section(**required | {key: value})
+
+
+def test_a_model_has_the_engines_settings_but_for_its_own(file: Path) -> None:
+    """[[model]] overrides key by key, also with an empty value; another delegate begins without options."""
+    file.write_text(
+        '[engine]\nisolation = "process"\ndelegate = "a.so"\ndelegate_options = {x = "1"}\n'
+        '[[model]]\nname = "own"\nisolation = "none"\ndelegate = "b.so"\n'
+        '[[model]]\nname = "none"\ndelegate = ""\n[[model]]\nname = "more"\ndelegate_options = {y = "2"}\n',
+        encoding="utf-8",
+    )
+    whole = load(file)
+
+    def chosen(model: str) -> tuple[object, ...]:
+        found = config.engine_for(whole.engine, whole.model, model)
+        return found.isolation, found.delegate, found.delegate_options
+
+    assert chosen("other") == ("process", "a.so", {"x": "1"})
+    assert chosen("own") == ("none", "b.so", {})
+    assert chosen("none") == ("process", "", {})
+    assert chosen("more") == ("process", "a.so", {"y": "2"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('name = "a"\n[[model]]\nname = "a"', r"two \[\[model\]\] have the same name: a, a"),
+        ('name = "a/b"', "not usable"),
+        ('isolation = "process"', r"key 'model\[0\]\.name' is missing"),
+        ('name = "a"\nisolation = "yes"', r"model\[0\]\.isolation must be one of"),
+        ('name = "a"\nhttp = 1', r"unknown key 'model\[0\]\.http'"),
+    ],
+)
+def test_a_mistake_in_a_models_table_is_told(file: Path, text: str, message: str) -> None:
+    """With the table it is in."""
+    file.write_text(f"[[model]]\n{text}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load(file)
 
 
 def test_two_pipelines_of_one_name_are_refused(file: Path) -> None:
