@@ -31,7 +31,7 @@ def _model(served: ServedVersion, store: Store) -> dict[str, Any]:
         "signed_by": known.signed_by if known else None,
         "engine": f"{description.engine} {description.engine_version}",
         "kernels": description.kernels,
-        "instances": served.pool.size,
+        "instances": served.runner.size,
         "inputs": [_tensor(spec) for spec in description.inputs],
         "outputs": [_tensor(spec) for spec in description.outputs],
         "labels": len(description.labels),

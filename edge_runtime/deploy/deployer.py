@@ -18,6 +18,7 @@ from edge_runtime.deploy.probe import Probe
 from edge_runtime.deploy.store import Deployment, State, Store
 from edge_runtime.errors import CallerError, Code, ContentError, DeviceError, EdgeError
 from edge_runtime.events import EventBus
+from edge_runtime.inference.call import Call
 from edge_runtime.inference.loader import Loader
 from edge_runtime.inference.neutral import neutral_inputs
 from edge_runtime.inference.registry import Registry, ServedVersion
@@ -217,7 +218,8 @@ class Deployer:
 
     async def _watch_trial(self, served: ServedVersion) -> None:
         """Answer once in this process, then serve for the configured time; a failure of the model ends the trial."""
-        await served.pool.run(neutral_inputs(served.description.inputs), time.monotonic() + _TRIAL_ANSWER_SECONDS)
+        call = Call(deadline=time.monotonic() + _TRIAL_ANSWER_SECONDS)
+        await served.runner.run(neutral_inputs(served.description.inputs), call)
         ends = time.monotonic() + self._config.trial_seconds
         while True:
             if served.stats.model_failures:

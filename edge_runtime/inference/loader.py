@@ -10,6 +10,7 @@ from edge_runtime.config import EngineConfig
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.tensors import NUMPY_NAMES
 from edge_runtime.inference import engine as engines
+from edge_runtime.inference.admission import Admission
 from edge_runtime.inference.description import Description
 from edge_runtime.inference.pool import INLINE_BELOW_MS, Pool
 from edge_runtime.inference.registry import ServedVersion
@@ -36,7 +37,7 @@ class Loader:
             max_waiting=self._config.queue_max_requests,
             inline_bytes=_inline_bytes(description),
         )
-        return ServedVersion(manifest, manifest.digest(), description, pool)
+        return ServedVersion(manifest, manifest.digest(), description, pool, Admission(description, self._config))
 
 
 def _inline_bytes(description: Description) -> int:

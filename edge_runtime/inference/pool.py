@@ -1,25 +1,26 @@
 """A bounded pool of sessions: one call at a time in each, a bounded number of callers waiting."""
 
 import asyncio
+import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from numpy.typing import NDArray
 
 from edge_runtime.errors import CallerError, Code
+from edge_runtime.inference.call import Call
 from edge_runtime.inference.engine import Session
-
-Tensors = Mapping[str, NDArray[Any]]
+from edge_runtime.inference.runner import Tensors
 
 # Handing a call to a thread and back costs about this much; a faster model is quicker on the event loop itself.
 INLINE_BELOW_MS = 0.2
 
 
 class Pool:
-    """Runs calls of one model. Use it from one event loop only; the engine releases the GIL in its threads.
+    """Runs calls of one model. Implements `runner.Runner`; the engine releases the GIL in its threads.
 
     Calls with at most `inline_bytes` of input (0: none) run on the event loop itself.
     """
@@ -47,24 +48,29 @@ class Pool:
         """How many sessions there are."""
         return self._size
 
-    async def run(self, tensors: Tensors, deadline: float) -> dict[str, NDArray[Any]]:
-        """Run the model once; `deadline` in time.monotonic() seconds.
+    def run_now(self, tensors: Tensors) -> dict[str, NDArray[Any]] | None:
+        """See `runner.Runner.run_now`."""
+        if not self._idle or sum([t.nbytes for t in tensors.values()]) > self._inline_bytes or not self._inline_bytes:
+            return None
+        return self._idle[-1].run(tensors)
 
-        Raises:
-            CallerError: OVERLOADED at once if too many wait already, DEADLINE_EXCEEDED if no answer came in time.
-            ContentError: the model failed.
-        """
-        if self._inline_bytes and self._idle and sum(t.nbytes for t in tensors.values()) <= self._inline_bytes:
-            return self._idle[-1].run(tensors)
+    async def run(self, tensors: Tensors, call: Call) -> dict[str, NDArray[Any]]:
+        """See `runner.Runner.run`."""
+        arrived = time.perf_counter()
+        deadline = math.inf if call.deadline is None else call.deadline
         session = await self._acquire(deadline)
+        started = time.perf_counter()
+        call.queue_seconds = started - arrived
         work = asyncio.get_running_loop().run_in_executor(self._threads, session.run, tensors)
         # The thread cannot be interrupted: the session comes back when it is done, whoever still waits for it.
         work.add_done_callback(lambda done: self._release(session, done))
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await asyncio.shield(work)
+            async with asyncio.timeout(_left(deadline)):
+                outputs = await asyncio.shield(work)
         except TimeoutError as error:
             raise _late() from error
+        call.engine_seconds = time.perf_counter() - started
+        return outputs
 
     async def _acquire(self, deadline: float) -> Session:
         if self._idle:
@@ -76,7 +82,7 @@ class Pool:
         waiter: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            async with asyncio.timeout(_left(deadline)):
                 return await waiter
         except (TimeoutError, asyncio.CancelledError) as error:
             self._abandon(waiter)
@@ -107,6 +113,10 @@ class Pool:
         """Let running calls finish and free the sessions."""
         self._threads.shutdown(wait=False)
         self._idle.clear()
+
+
+def _left(deadline: float) -> float | None:
+    return None if deadline == math.inf else max(0.0, deadline - time.monotonic())
 
 
 def _late() -> CallerError:

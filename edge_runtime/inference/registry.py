@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.errors import CallerError, Code
+from edge_runtime.inference.admission import Admission
 from edge_runtime.inference.description import Description
-from edge_runtime.inference.pool import Pool
+from edge_runtime.inference.runner import Runner
 from edge_runtime.inference.stats import Stats
 
 
@@ -18,7 +19,8 @@ class ServedVersion:
     manifest: Manifest
     digest: str
     description: Description
-    pool: Pool
+    runner: Runner
+    admission: Admission
     stats: Stats = field(default_factory=Stats)
     leases: int = 0
     retired: bool = False
@@ -45,7 +47,7 @@ class ServedVersion:
 
     def _close_if_unused(self) -> None:
         if self.retired and self.leases == 0:
-            self.pool.close()
+            self.runner.close()
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import time
 
 from edge_runtime.errors import CallerError
+from edge_runtime.inference.call import Call
 from edge_runtime.inference.neutral import neutral_inputs
 from edge_runtime.inference.registry import Registry
 
@@ -25,7 +26,7 @@ class SelfCheck:
         answered = served.stats.requests
         try:
             with self._registry.lease(served.name, served.version):
-                await served.pool.run(tensors, time.monotonic() + _PATIENCE_SECONDS)
+                await served.runner.run(tensors, Call(deadline=time.monotonic() + _PATIENCE_SECONDS))
         except CallerError as error:
             busy = served.stats.requests > answered
             return None if busy else f"{served.name} {served.version}: {error}"

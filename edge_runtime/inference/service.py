@@ -2,26 +2,22 @@
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.config import EngineConfig
-from edge_runtime.contract.tensors import NUMPY_NAMES, TensorSpec
+from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.errors import CallerError, Code, ContentError, DeviceError, EdgeError
 from edge_runtime.events import EventBus, Result
 from edge_runtime.inference import postprocess, preprocess
+from edge_runtime.inference.call import Call
 from edge_runtime.inference.registry import Registry, ServedVersion
+from edge_runtime.inference.runner import Tensors
 from edge_runtime.inference.workers import ON_LOOP_BYTES, Workers
-
-# Tensor requests are told from predictions by this source, so that a link can leave their results out.
-TENSOR_SOURCE = "infer"
-_NEVER_SMALL = ON_LOOP_BYTES + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,43 +68,59 @@ class InferenceService:
         self.report_tensor_requests = False
 
     async def infer(
-        self,
-        model: str,
-        tensors: Mapping[str, NDArray[Any]],
-        *,
-        version: str | None = None,
-        deadline: float | None = None,
-        source: str = TENSOR_SOURCE,
+        self, model: str, tensors: Tensors, *, version: str | None = None, call: Call | None = None
     ) -> Inference:
         """Run `model` on input tensors by name, in stored dtypes and full shapes.
-
-        `deadline` is in time.monotonic() seconds; None, or a later one, means the configured time from now.
 
         Raises:
             CallerError: no such model, tensors that do not fit its specs, overloaded, late.
             ContentError: the model failed.
             DeviceError: the box is stopping.
         """
-        with self._registry.lease(model, version) as served, self._counted(served) as started:
-            outputs = await self._run(served, tensors, deadline)
-            if self.report_tensor_requests:
-                self._report(served, outputs, started, source)
-            return Inference(served.name, served.version, outputs, served.description.outputs)
+        call = call or Call()
+        with self._registry.lease(model, version) as served:
+            at_once = self.infer_now(served, tensors, call)
+            if at_once is not None:
+                return at_once
+            with self._counted(served, call) as started:
+                outputs = await self._run(served, tensors, call)
+                return self._inference(served, outputs, call, started)
+
+    def infer_now(self, served: ServedVersion, tensors: Tensors, call: Call) -> Inference | None:
+        """What `infer` gives, without waiting; None, and nothing is counted, where `infer` must be awaited."""
+        if self._stopping or call.sequence is not None:
+            return None
+        started = time.perf_counter()
+        try:
+            served.admission.check(tensors)
+            outputs = served.runner.run_now(tensors)
+            if outputs is None:
+                return None
+            call.engine_seconds = time.perf_counter() - started
+            answer = self._inference(served, outputs, call, started)
+        except EdgeError as error:
+            served.stats.failed(error.code)
+            raise
+        served.stats.answered_now(time.perf_counter() - started)
+        return answer
+
+    def _inference(
+        self, served: ServedVersion, outputs: Mapping[str, NDArray[Any]], call: Call, started: float
+    ) -> Inference:
+        if self.report_tensor_requests:
+            self._report(served, outputs, call, started)
+        return Inference(served.name, served.version, outputs, served.description.outputs)
 
     async def predict(
-        self,
-        model: str,
-        sample: Sample,
-        *,
-        version: str | None = None,
-        deadline: float | None = None,
-        source: str = "http",
+        self, model: str, sample: Sample, *, version: str | None = None, call: Call | None = None
     ) -> Answer:
         """Pre-process a sample, run the model, read the answer, and tell the bus. Raises as `infer` does."""
-        with self._registry.lease(model, version) as served, self._counted(served) as started:
+        call = call or Call(source="http")
+        with self._registry.lease(model, version) as served, self._counted(served, call) as started:
             tensors = {served.description.inputs[0].name: await self._prepare(served, sample)}
-            outputs = await self._run(served, tensors, deadline)
-            return self._report(served, outputs, started, source)
+            call.pre_seconds = time.perf_counter() - started
+            outputs = await self._run(served, tensors, call)
+            return self._report(served, outputs, call, started)
 
     def close(self) -> None:
         """End the workers."""
@@ -130,7 +142,7 @@ class InferenceService:
             self._idle.set()
 
     @contextlib.contextmanager
-    def _counted(self, served: ServedVersion) -> Iterator[float]:
+    def _counted(self, served: ServedVersion, call: Call) -> Iterator[float]:
         """Count a request from its arrival to its answer or failure; gives the time of its arrival."""
         started = time.perf_counter()
         self.in_flight += 1
@@ -142,7 +154,7 @@ class InferenceService:
             served.stats.failed(error.code)
             raise
         else:
-            served.stats.answered(time.perf_counter() - started)
+            served.stats.answered(time.perf_counter() - started, call)
         finally:
             self.in_flight -= 1
             self._note_idle()
@@ -153,56 +165,34 @@ class InferenceService:
         if isinstance(data, bytes) and preprocess.picture_format(data) is not None:
             size = ON_LOOP_BYTES + 1  # a picture of few bytes may unpack to many pixels: it is never small
         elif isinstance(data, bytes):
-            preprocess.check_document_size(size, spec, self._max_samples(served))
+            preprocess.check_document_size(size, spec, served.admission.max_samples)
         declaration, limit = served.description.input, self._config.max_picture_pixels
         return await self.workers.run(
             size, lambda: preprocess.to_tensor(data, sample.content_type, spec, declaration, max_pixels=limit)
         )
 
-    async def _run(
-        self, served: ServedVersion, tensors: Mapping[str, NDArray[Any]], deadline: float | None
-    ) -> dict[str, NDArray[Any]]:
-        self._check(served.description.inputs, tensors, self._max_samples(served))
+    async def _run(self, served: ServedVersion, tensors: Tensors, call: Call) -> dict[str, NDArray[Any]]:
+        served.admission.check(tensors)
         latest = time.monotonic() + self._config.request_timeout_seconds
-        return await served.pool.run(tensors, latest if deadline is None else min(deadline, latest))
+        call.deadline = latest if call.deadline is None else min(call.deadline, latest)
+        started = time.perf_counter()
+        outputs = served.runner.run_now(tensors)
+        if outputs is None:
+            return await served.runner.run(tensors, call)
+        call.engine_seconds = time.perf_counter() - started
+        return outputs
 
-    def _max_samples(self, served: ServedVersion) -> int:
-        return served.description.max_samples(self._config.max_batch_bytes)
-
-    def _check(self, specs: tuple[TensorSpec, ...], tensors: Mapping[str, NDArray[Any]], max_samples: int) -> None:
-        """Every input once, in the dtype and shape that the model stores: the engine must see nothing else."""
-        expected = [spec.name for spec in specs]
-        if set(tensors) != set(expected):
-            raise CallerError(f"inputs must be {expected}, but are {sorted(tensors)}")
-        for spec in specs:
-            value = tensors[spec.name]
-            if value.dtype != np.dtype(NUMPY_NAMES[spec.datatype]):
-                raise CallerError(f"input {spec.name!r} must be {spec.datatype}, but is {value.dtype}")
-            if not _fits(value.shape, spec.shape):
-                raise CallerError(
-                    f"input {spec.name!r} must have the shape {list(spec.shape)}, but has {list(value.shape)}"
-                )
-            if spec.shape[:1] == (-1,) and value.shape[0] > max_samples:
-                raise CallerError(
-                    f"input {spec.name!r} has {value.shape[0]} samples, more than {max_samples}; send them in parts",
-                    Code.TOO_LARGE,
-                )
-            if value.nbytes > self._config.max_tensor_bytes:
-                raise CallerError(
-                    f"input {spec.name!r} has {value.nbytes} bytes, more than {self._config.max_tensor_bytes}",
-                    Code.TOO_LARGE,
-                )
-
-    def _report(
-        self, served: ServedVersion, outputs: Mapping[str, NDArray[Any]], started: float, source: str
-    ) -> Answer:
+    def _report(self, served: ServedVersion, outputs: Mapping[str, NDArray[Any]], call: Call, started: float) -> Answer:
+        reading = time.perf_counter()
         try:
             result = postprocess.read_answer(outputs, served.description, served.manifest.output)
         except (ValueError, TypeError, IndexError) as error:
             task = served.description.task
             raise ContentError(f"the outputs of {served.name!r} cannot be read as {task}: {error}") from error
-        latency_ms = round((time.perf_counter() - started) * 1000, 3)
-        self._bus.publish(Result(served.name, served.version, time.time(), source, result, latency_ms))
+        ready = time.perf_counter()
+        call.post_seconds = ready - reading
+        latency_ms = round((ready - started) * 1000, 3)
+        self._bus.publish(Result(served.name, served.version, time.time(), call.source, result, latency_ms))
         return Answer(served.name, served.version, result, latency_ms)
 
 
@@ -212,11 +202,3 @@ def _only_input(served: ServedVersion) -> TensorSpec:
         names = ", ".join(spec.name for spec in inputs)
         raise CallerError(f"model {served.name!r} has {len(inputs)} inputs ({names}): send tensors to /v2")
     return inputs[0]
-
-
-def _fits(shape: tuple[int, ...], spec: tuple[int, ...]) -> bool:
-    return (
-        len(shape) == len(spec)
-        and all(n == s or (s < 0 < n) for n, s in zip(shape, spec, strict=True))
-        and bool(math.prod(shape) or not shape)
-    )

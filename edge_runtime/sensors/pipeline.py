@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.config import FramesConfig, PipelineConfig
 from edge_runtime.errors import Code, EdgeError
+from edge_runtime.inference.call import Call
 from edge_runtime.inference.service import InferenceService, Sample
 from edge_runtime.sensors.frames import FrameDecoder, LineDecoder
 from edge_runtime.sensors.links import Chunk, Link, LinkState
@@ -120,7 +121,7 @@ class Pipeline:
         while True:
             window = await self._waiting.get()
             try:
-                await self._service.predict(self.config.model, Sample(window), source=source)
+                await self._service.predict(self.config.model, Sample(window), call=Call(source=source))
             except EdgeError as error:
                 self._failed(error.code, str(error))
             except asyncio.CancelledError:

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edge_runtime.config import EngineConfig
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.errors import CallerError, Code, ContentError
+from edge_runtime.inference.admission import Admission
+from edge_runtime.inference.call import Call
 from edge_runtime.inference.description import Description
 from edge_runtime.inference.pool import Pool
 from edge_runtime.inference.registry import Registry, ServedVersion
@@ -56,7 +59,7 @@ def test_calls_wait_for_a_session_and_each_gets_its_answer() -> None:
     async def go() -> None:
         gate = Gate()
         pool = Pool([gate], max_waiting=10, inline_bytes=0)
-        calls = [asyncio.create_task(pool.run({"x": np.float32([i])}, soon())) for i in range(10)]
+        calls = [asyncio.create_task(pool.run({"x": np.float32([i])}, Call(deadline=soon()))) for i in range(10)]
         await asyncio.to_thread(gate.entered.acquire)
         gate.open.set()
         assert [float(answer["x"][0]) for answer in await asyncio.gather(*calls)] == list(range(10))
@@ -72,10 +75,10 @@ def test_a_full_queue_answers_at_once() -> None:
     async def go() -> None:
         gate = Gate()
         pool = Pool([gate], max_waiting=1, inline_bytes=0)
-        calls = [asyncio.create_task(pool.run(TENSORS, soon())) for _ in range(2)]
+        calls = [asyncio.create_task(pool.run(TENSORS, Call(deadline=soon()))) for _ in range(2)]
         await asyncio.to_thread(gate.entered.acquire)
         with pytest.raises(CallerError) as caught:
-            await pool.run(TENSORS, soon())
+            await pool.run(TENSORS, Call(deadline=soon()))
         assert caught.value.code is Code.OVERLOADED
         gate.open.set()
         await asyncio.gather(*calls)
@@ -90,13 +93,13 @@ def test_a_late_call_is_dropped_and_its_session_comes_back() -> None:
     async def go() -> None:
         gate = Gate()
         pool = Pool([gate], max_waiting=5, inline_bytes=0)
-        late = [asyncio.create_task(pool.run(TENSORS, time.monotonic() + 0.05)) for _ in range(2)]
+        late = [asyncio.create_task(pool.run(TENSORS, Call(deadline=time.monotonic() + 0.05))) for _ in range(2)]
         for result in await asyncio.gather(*late, return_exceptions=True):
             assert isinstance(result, CallerError)
             assert result.code is Code.DEADLINE_EXCEEDED
         assert pool.waiting == 0
         gate.open.set()
-        await pool.run(TENSORS, soon())
+        await pool.run(TENSORS, Call(deadline=soon()))
         assert pool.busy == 0
         pool.close()
 
@@ -109,13 +112,13 @@ def test_a_cancelled_caller_loses_no_session() -> None:
     async def go() -> None:
         gate = Gate()
         pool = Pool([gate], max_waiting=5, inline_bytes=0)
-        calls = [asyncio.create_task(pool.run(TENSORS, soon())) for _ in range(3)]
+        calls = [asyncio.create_task(pool.run(TENSORS, Call(deadline=soon()))) for _ in range(3)]
         await asyncio.to_thread(gate.entered.acquire)
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
         gate.open.set()
-        await pool.run(TENSORS, soon())
+        await pool.run(TENSORS, Call(deadline=soon()))
         assert (pool.busy, pool.waiting) == (0, 0)
         pool.close()
 
@@ -133,7 +136,7 @@ def test_a_failing_model_gives_its_session_back() -> None:
             pool = Pool([gate], max_waiting=0, inline_bytes=inline_bytes)
             for _ in range(3):
                 with pytest.raises(ContentError):
-                    await pool.run(TENSORS, soon())
+                    assert pool.run_now(TENSORS) or await pool.run(TENSORS, Call(deadline=soon()))
             assert pool.busy == 0
             pool.close()
 
@@ -155,13 +158,14 @@ def served(version: str, name: str = "m") -> ServedVersion:
     """A version with a pool of one gate."""
     description = Description("e", "1", "fast", "raw", (SPEC,), (SPEC,))
     pool = ClosingPool([Gate()], max_waiting=1, inline_bytes=0)
-    return ServedVersion(Manifest(name, version, {}), f"digest-{version}", description, pool)
+    admission = Admission(description, EngineConfig())
+    return ServedVersion(Manifest(name, version, {}), f"digest-{version}", description, pool, admission)
 
 
 def closed(version: ServedVersion) -> bool:
     """Whether its pool was closed."""
-    assert isinstance(version.pool, ClosingPool)
-    return version.pool.closed
+    assert isinstance(version.runner, ClosingPool)
+    return version.runner.closed
 
 
 def test_a_swap_keeps_the_old_version_warm_and_closes_the_one_before() -> None:

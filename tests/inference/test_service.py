@@ -15,6 +15,8 @@ from edge_runtime.contract.manifest import Manifest, Task
 from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.errors import CallerError, Code, ContentError, DeviceError
 from edge_runtime.events import EventBus, Result
+from edge_runtime.inference.admission import Admission
+from edge_runtime.inference.call import Call
 from edge_runtime.inference.description import Description
 from edge_runtime.inference.pool import Pool
 from edge_runtime.inference.registry import Registry, ServedVersion
@@ -47,7 +49,7 @@ class Desk:
         self.echo = Echo()
         description = Description("e", "1", "fast", task, (SPEC,), (SPEC,), sample_bytes=sample_bytes)
         pool = Pool([self.echo], max_waiting=1, inline_bytes=0)
-        self.served = ServedVersion(Manifest("m", "1", {}), "digest", description, pool)
+        self.served = ServedVersion(Manifest("m", "1", {}), "digest", description, pool, Admission(description, CONFIG))
         registry, bus = Registry(), EventBus()
         registry.swap(self.served)
         self.told: list[Result] = []
@@ -60,7 +62,7 @@ class Desk:
 
     def close(self) -> None:
         """Free the threads."""
-        self.served.pool.close()
+        self.served.runner.close()
         self.service.close()
 
 
@@ -101,7 +103,7 @@ def test_only_predictions_are_told_unless_tensor_requests_are_wanted_too() -> No
         desk = Desk()
         await desk.infer(1, 2)
         assert desk.told == []
-        await desk.service.predict("m", Sample(np.zeros(2)), source="here")
+        await desk.service.predict("m", Sample(np.zeros(2)), call=Call(source="here"))
         desk.service.report_tensor_requests = True
         await desk.infer(1, 2)
         assert [result.source for result in desk.told] == ["here", "infer"]
@@ -153,7 +155,7 @@ def test_no_deadline_is_later_than_the_configured_one() -> None:
         desk.service = InferenceService(desk.service._registry, EventBus(), EngineConfig(request_timeout_seconds=0.1))
         desk.echo.gate.clear()
         with pytest.raises(CallerError) as caught:
-            await desk.infer(1, 2, deadline=time.monotonic() + 1000)
+            await desk.infer(1, 2, call=Call(deadline=time.monotonic() + 1000))
         assert caught.value.code is Code.DEADLINE_EXCEEDED
         desk.echo.gate.set()
         desk.close()

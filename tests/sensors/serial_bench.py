@@ -13,6 +13,7 @@ import pytest
 from peers import require_peer
 
 from edge_runtime.config import FramesConfig, PipelineConfig, SourceConfig, WindowConfig
+from edge_runtime.inference.call import Call
 from edge_runtime.inference.service import Answer, InferenceService, Sample
 from edge_runtime.sensors.pipeline import Pipeline
 
@@ -78,12 +79,11 @@ class RememberingService(InferenceService):
         sample: Sample,
         *,
         version: str | None = None,
-        deadline: float | None = None,
-        source: str = "http",
+        call: Call | None = None,
     ) -> Answer:
         """Remember the window."""
         await self.gate.wait()
-        self.asked.append((model, source))
+        self.asked.append((model, call.source if call else ""))
         if self.error is not None:
             raise self.error
         self.windows.append(sample.data)

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError, Message
 
 from edge_runtime import __version__
 from edge_runtime.errors import CallerError, EdgeError
+from edge_runtime.inference.call import Call
 from edge_runtime.inference.registry import Registry
 from edge_runtime.inference.service import InferenceService
 from edge_runtime.transports import codec
@@ -93,9 +94,8 @@ class Calls:
         inputs = self._registry.find(request.model_name, version).description.inputs
         workers = self._service.workers
         parsed = await workers.run(request.ByteSize(), lambda: tensors.parse_infer(request, inputs))
-        inference = await self._service.infer(
-            request.model_name, parsed.tensors, version=version, deadline=_deadline(context)
-        )
+        call = Call(deadline=_deadline(context), id=request.id)
+        inference = await self._service.infer(request.model_name, parsed.tensors, version=version, call=call)
         raw = bool(request.raw_input_contents)
         size = sum(output.nbytes for output in inference.outputs.values())
         return await workers.run(size, lambda: tensors.format_infer(inference, parsed, raw=raw))

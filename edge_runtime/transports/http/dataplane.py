@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from edge_runtime import __version__
 from edge_runtime.config import HttpConfig
 from edge_runtime.errors import CallerError, Code
+from edge_runtime.inference.call import Call
 from edge_runtime.inference.registry import Registry
 from edge_runtime.inference.service import InferenceService, Sample
 from edge_runtime.transports import codec
@@ -98,7 +99,8 @@ class DataPlane:
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send, model: str, share: BodyShare) -> None:
         body = await read_body(scope, receive, self._max_body_bytes, share)
-        answer = await self._service.predict(model, Sample(body, header(scope, b"content-type")))
+        sample = Sample(body, header(scope, b"content-type"))
+        answer = await self._service.predict(model, sample, call=Call(source="http"))
         await send_json(
             send,
             {

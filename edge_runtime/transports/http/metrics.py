@@ -58,17 +58,17 @@ def _latency(served: Iterable[ServedVersion]) -> Metric:
     family = HistogramMetricFamily("edge_request_duration_seconds", text, labels=_LABELS)
     for version in served:
         buckets, total = [], 0
-        for bound, count in zip([*map(str, BUCKETS), "+Inf"], version.stats.buckets, strict=True):
+        for bound, count in zip([*map(str, BUCKETS), "+Inf"], version.stats.total.buckets, strict=True):
             total += count
             buckets.append((bound, float(total)))
-        family.add_metric(_labels(version), buckets, sum_value=version.stats.seconds)
+        family.add_metric(_labels(version), buckets, sum_value=version.stats.total.seconds)
     return family
 
 
 def _busy(served: Iterable[ServedVersion]) -> Metric:
     family = GaugeMetricFamily("edge_requests_waiting", "Requests that wait for an interpreter.", labels=_LABELS)
     for version in served:
-        family.add_metric(_labels(version), version.pool.waiting)
+        family.add_metric(_labels(version), version.runner.waiting)
     return family
 
 

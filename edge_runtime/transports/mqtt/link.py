@@ -14,8 +14,9 @@ from edge_runtime.config import MqttConfig
 from edge_runtime.contract.names import Topics
 from edge_runtime.errors import ConfigError, EdgeError
 from edge_runtime.events import Deployment, EventBus, ModelsChanged, Result
+from edge_runtime.inference.call import TENSOR_SOURCE
 from edge_runtime.inference.registry import Registry
-from edge_runtime.inference.service import TENSOR_SOURCE, InferenceService
+from edge_runtime.inference.service import InferenceService
 from edge_runtime.transports.mqtt import broker_address, messages
 from edge_runtime.transports.mqtt.backoff import STABLE_SECONDS, Backoff, Version, next_version
 from edge_runtime.transports.mqtt.broker_address import BrokerAddress

@@ -12,6 +12,7 @@ from edge_runtime.contract import names
 from edge_runtime.contract.errors import ContractError
 from edge_runtime.errors import CallerError, Code, EdgeError
 from edge_runtime.events import EventBus, Result
+from edge_runtime.inference.call import Call
 from edge_runtime.inference.registry import Registry
 from edge_runtime.inference.service import InferenceService, Sample
 from edge_runtime.transports import codec
@@ -132,7 +133,7 @@ class Requests:
         started = time.perf_counter()
         description = self._registry.find(_model(message)).description
         request = await self._off_loop(message, lambda: codec.parse_infer(document, description.inputs))
-        inference = await self._service.infer(_model(message), request.tensors, deadline=_deadline(message))
+        inference = await self._service.infer(_model(message), request.tensors, call=Call(deadline=_deadline(message)))
         answer = codec.format_infer(inference, request)
         if not message.response_topic and not self._service.report_tensor_requests:
             latency_ms = (time.perf_counter() - started) * 1000
@@ -144,7 +145,8 @@ class Requests:
 
     async def _predict(self, message: Incoming) -> Mapping[str, Any]:
         sample = Sample(message.payload, message.content_type)
-        answer = await self._service.predict(_model(message), sample, deadline=_deadline(message), source=SOURCE)
+        call = Call(source=SOURCE, deadline=_deadline(message))
+        answer = await self._service.predict(_model(message), sample, call=call)
         return {
             "model": answer.model,
             "version": answer.version,

@@ -15,6 +15,7 @@ from edge_runtime.config import EngineConfig, GrpcConfig
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.events import EventBus
+from edge_runtime.inference.admission import Admission
 from edge_runtime.inference.description import Description
 from edge_runtime.inference.pool import Pool
 from edge_runtime.inference.registry import Registry, ServedVersion
@@ -74,7 +75,8 @@ async def serving(*specs: TensorSpec, ready: bool = True, queue: int = 4, **conf
     echo, registry = Echo(specs), Registry()
     description = Description("litert", "0", "fast", "raw", specs, specs)
     pool = Pool([echo], max_waiting=queue, inline_bytes=0)
-    registry.swap(ServedVersion(Manifest("echo", "1.0.0", {}), "0" * 64, description, pool))
+    admission = Admission(description, EngineConfig())
+    registry.swap(ServedVersion(Manifest("echo", "1.0.0", {}), "0" * 64, description, pool, admission))
     service = InferenceService(registry, EventBus(), EngineConfig())
     server = GrpcServer(GrpcConfig(port=0, **config), "127.0.0.1", service, registry, lambda: ready)
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]

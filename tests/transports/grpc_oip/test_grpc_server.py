@@ -19,6 +19,7 @@ from edge_runtime.config import EngineConfig, GrpcConfig  # noqa: E402
 from edge_runtime.contract.tensors import TensorSpec  # noqa: E402
 from edge_runtime.errors import DeviceError  # noqa: E402
 from edge_runtime.events import EventBus  # noqa: E402
+from edge_runtime.inference.call import Call  # noqa: E402
 from edge_runtime.inference.registry import Registry  # noqa: E402
 from edge_runtime.inference.service import InferenceService  # noqa: E402
 from edge_runtime.transports.grpc import extra, messages, tensors  # noqa: E402
@@ -165,9 +166,9 @@ def test_the_callers_deadline_is_that_of_the_data_plane(monkeypatch: pytest.Monk
             seen: list[float | None] = []
             infer = bench.service.infer
 
-            async def spy(*arguments: Any, deadline: float | None, **more: Any) -> Any:
-                seen.append(deadline and deadline - time.monotonic())
-                return await infer(*arguments, deadline=deadline, **more)
+            async def spy(*arguments: Any, call: Call, **more: Any) -> Any:
+                seen.append(call.deadline and call.deadline - time.monotonic())
+                return await infer(*arguments, call=call, **more)
 
             monkeypatch.setattr(bench.service, "infer", spy)
             await bench.call("ModelInfer", request(), seconds=7)
@@ -188,7 +189,7 @@ def test_a_missed_deadline_leaves_nothing_behind() -> None:
             await entered(bench, 1)
             assert (await bench.status_of("ModelInfer", request(), seconds=0.1)).startswith("DEADLINE_EXCEEDED")
             await eventually(lambda: bench.service.in_flight == 1)
-            assert not bench.registry.find("echo").pool.waiting
+            assert not bench.registry.find("echo").runner.waiting
             bench.echo.gate.set()
             await running
 

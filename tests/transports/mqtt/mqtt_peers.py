@@ -21,6 +21,7 @@ from edge_runtime.config import MqttConfig
 from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.errors import CallerError
 from edge_runtime.events import EventBus, Result
+from edge_runtime.inference.call import Call
 from edge_runtime.inference.service import Answer, Inference, Sample
 from edge_runtime.inference.workers import Workers
 from edge_runtime.transports.mqtt import MqttLink
@@ -112,7 +113,7 @@ class FakeService:
         """As InferenceService.infer: each value doubled."""
         return Inference(model, "1.0.0", {"y": tensors["x"] * 2}, (TensorSpec("y", "FP32", (-1,)),))
 
-    async def predict(self, model: str, sample: Sample, *, source: str = "http", **_: object) -> Answer:
+    async def predict(self, model: str, sample: Sample, *, call: Call, **_: object) -> Answer:
         """As InferenceService.predict, without a model."""
         self.samples.append(sample)
         if self.hold is not None:
@@ -122,7 +123,7 @@ class FakeService:
         if sample.data == b"bug":
             raise ZeroDivisionError
         result = {"bytes": len(sample.data)}
-        self.bus.publish(Result(model, "1.0.0", time.time(), source, result, 1.5))
+        self.bus.publish(Result(model, "1.0.0", time.time(), call.source, result, 1.5))
         return Answer(model, "1.0.0", result, 1.5)
 
 
