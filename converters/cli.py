@@ -11,11 +11,13 @@ from typing import get_args
 from converters import bundling, pipeline, report
 from converters.errors import ConvertError, GateError
 from converters.quantize import SCHEMES
-from edge_runtime.contract import names, signing
+from edge_runtime.contract import names, outputs, settings, signing
 from edge_runtime.contract.errors import ContractError
-from edge_runtime.contract.manifest import InputDeclaration, Task
+from edge_runtime.contract.outputs import Task
+from edge_runtime.contract.settings import Declarations
 
 _FILE_NAME = re.compile(r"(?P<name>.+)-(?P<version>\d+\.\d+\.\d+)" + re.escape(names.BUNDLE_SUFFIX))
+_SET_HELP = "any manifest key under input and output, as output.threshold=0.5 (docs/manifest.md); again and again"
 _UNSIGNED = (
     "note: not signed: a box refuses it unless its config says [trust] require_signature = false;"
     " sign with --sign KEY (`edgectl keygen` makes one)"
@@ -81,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--task", choices=get_args(Task), help="default: guessed from the outputs")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
     _add_input(parser.add_argument_group("input", "how a box makes the first input: real = (raw - mean) / std"))
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help=_SET_HELP)
     parser.add_argument("--sign", type=Path, metavar="KEY", help="private key (PEM) from `edgectl keygen`")
     parser.add_argument(
         "--report", type=_json_path, metavar="FILE.json", help="write the numbers, with latency, here too"
@@ -119,6 +122,8 @@ def _options(arguments: argparse.Namespace) -> pipeline.Options:
             f"-o {arguments.output}: call it NAME-1.0.0{names.BUNDLE_SUFFIX}, or give --name and --version"
         )
     names.sequence_of(version)
+    said = _declared(arguments)
+    outputs.check_task(arguments.task, said.output)
     return pipeline.Options(
         source=arguments.source,
         output=arguments.output,
@@ -129,14 +134,15 @@ def _options(arguments: argparse.Namespace) -> pipeline.Options:
         evaluate=arguments.evaluate,
         task=arguments.task,
         labels=arguments.labels,
-        input=_input(arguments),
+        input=said.input,
+        answer=said.output,
         key=arguments.sign,
         max_drop=arguments.max_drop,
         force=arguments.force,
     )
 
 
-def _input(arguments: argparse.Namespace) -> InputDeclaration | None:
+def _declared(arguments: argparse.Namespace) -> Declarations:
     given = {
         "kind": arguments.input,
         "resize": arguments.resize,
@@ -147,7 +153,7 @@ def _input(arguments: argparse.Namespace) -> InputDeclaration | None:
     given = {key: value for key, value in given.items() if value is not None}
     if arguments.input != "image" and (arguments.resize or arguments.invert):
         raise ContractError("--resize and --invert are for pictures: add --input image")
-    return InputDeclaration(**given) if given else None
+    return settings.declare(arguments.set or (), {"input": given} if given else None)
 
 
 def _share(text: str) -> float:

@@ -6,7 +6,7 @@ before the long work, with the shapes.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from converters.engine import Model
 from converters.errors import ConvertError
-from edge_runtime.contract.manifest import InputDeclaration, Task
+from edge_runtime.contract.manifest import InputDeclaration, OutputDeclaration, Task
 from edge_runtime.contract.tensors import TensorSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -24,7 +24,15 @@ METADATA = "TFLite Metadata"
 _OUTSIDE, _LITTLE = 0.01, 0.05  # shares of the range that pixels span
 _NEEDS: dict[Task, str] = {
     "classification": "one output whose last dimension is the classes (2 or more)",
-    "detection": "the four outputs of TFLite_Detection_PostProcess, in order: boxes (..., 4), classes, scores, count",
+    "detection": (
+        "the four outputs of TFLite_Detection_PostProcess, in order: boxes (..., 4), classes, scores, count;"
+        " or --set output.boxes.roles=..., one for each output"
+    ),
+    "multilabel": "one output whose last dimension is the labels",
+    "segmentation": "one output, a mask",
+    "anomaly": "one output",
+    "keypoints": "one output",
+    "embedding": "one output",
     "regression": "one output",
 }
 
@@ -42,6 +50,7 @@ class Declared:
     labels: tuple[str, ...] | None = None
     labels_from: str = ""
     input_from: str = ""
+    output: OutputDeclaration = field(default_factory=OutputDeclaration)
 
 
 def check(declared: Declared, model: Model) -> None:
@@ -51,7 +60,8 @@ def check(declared: Declared, model: Model) -> None:
             raise ConvertError(f"input {spec.name!r} has open dimensions {spec.shape}: export it with a fixed shape")
     _check_input(declared, model.inputs[0])
     shapes = model.output_shapes()
-    if declared.task is not None and not fits(declared.task, shapes):
+    _check_output(declared.output, shapes)
+    if declared.task is not None and not fits(declared.task, shapes, declared.output):
         shown = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise ConvertError(
             f"--task {declared.task} needs {_NEEDS[declared.task]}, but the model's outputs are {shown};"
@@ -60,9 +70,22 @@ def check(declared: Declared, model: Model) -> None:
     _check_labels(declared, shapes)
 
 
-def fits(task: Task, shapes: Shapes) -> bool:
-    """Whether outputs of these concrete shapes, by name, can be read as an answer to `task`."""
+def _check_output(output: OutputDeclaration, shapes: Shapes) -> None:
+    if output.tensor and output.tensor not in shapes:
+        raise ConvertError(f"output.tensor: there is no output {output.tensor!r}, but {', '.join(shapes)}")
+    roles = output.boxes.roles
+    if roles and len(roles) != len(shapes):
+        raise ConvertError(f"output.boxes.roles has {len(roles)} roles, but the model has {len(shapes)} outputs")
+
+
+def fits(task: Task, shapes: Shapes, output: OutputDeclaration | None = None) -> bool:
+    """Whether outputs of these concrete shapes, by name, can be read as an answer to `task`.
+
+    Where `output` says how, the box's probe has the last word.
+    """
     first, *others = shapes.values()
+    if output is not None and (output.tensor or output.boxes.roles):
+        return True
     if task == "classification":
         return not others and first[-1:] > (1,) and math.prod(first[1:-1]) == 1
     if task == "detection":

@@ -1,7 +1,7 @@
 """The conversion from top to bottom: frontend -> quantize -> parity gate -> bundle -> report."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from converters.frontends import Source
 from converters.quantize import Scheme
 from converters.samples import Samples
 from edge_runtime.contract import bundle, names, signing
-from edge_runtime.contract.manifest import InputDeclaration, Manifest, Parity, Task
+from edge_runtime.contract.manifest import InputDeclaration, Manifest, OutputDeclaration, Parity, Task
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asked for; `task` and `input` None: not declared."""
+    """What the user asked for; `task` and `input` None: not declared. `answer`: how a box reads the outputs."""
 
     source: Path
     output: Path
@@ -32,6 +32,7 @@ class Options:
     task: Task | None = None
     labels: Path | None = None
     input: InputDeclaration | None = None
+    answer: OutputDeclaration = field(default_factory=OutputDeclaration)
     key: Path | None = None
     max_drop: float = 0.02
     force: bool = False
@@ -113,8 +114,8 @@ def _declared(options: Options, source: Source, model: Model) -> Declared:
     # Metadata of an 8-bit model tell the normalization of the float model it came from: the box knows what to do.
     known = None if model.inputs[0].datatype in ("UINT8", "INT8") else source.metadata.input
     if options.input is not None:
-        return Declared(options.task, options.input, labels, labels_from, "the options")
-    return Declared(options.task, known, labels, labels_from, METADATA)
+        return Declared(options.task, options.input, labels, labels_from, "the options", options.answer)
+    return Declared(options.task, known, labels, labels_from, METADATA, options.answer)
 
 
 def _load_data(options: Options, model: Model, declared: Declared) -> Data:
@@ -229,6 +230,7 @@ def _manifest(
         sequence=names.sequence_of(options.version),
         task=measured.task,
         input=declared,
+        output=options.answer,
         parity=measured.parity,
         provenance=provenance,
     )

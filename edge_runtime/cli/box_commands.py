@@ -15,7 +15,8 @@ from edge_runtime.cli.table import printable, render
 from edge_runtime.client import discovery
 from edge_runtime.client.discovery import Box
 from edge_runtime.client.errors import ClientError
-from edge_runtime.contract.manifest import InputDeclaration
+from edge_runtime.contract import settings
+from edge_runtime.contract.settings import Declarations
 
 # The HTTP client, cryptography, tqdm and zeroconf are imported where they are used: `edgectl --help` answers at once.
 
@@ -182,7 +183,7 @@ def _print_json(document: object) -> None:
 
 
 def _wrap_flags(args: argparse.Namespace) -> str:
-    flags = ("name", "version", "labels", "task", "input", "mean", "std", "resize", "color", "sign")
+    flags = ("name", "version", "labels", "task", "input", "mean", "std", "resize", "color", "set", "sign")
     given = [flag for flag in flags if getattr(args, flag) is not None]
     given += [flag for flag in ("invert", "full_range", "unsigned") if getattr(args, flag)]
     return ", ".join("--" + flag.replace("_", "-") for flag in given)
@@ -192,7 +193,8 @@ def _wrap(args: argparse.Namespace, target: Path, on_box: list[dict[str, Any]]) 
     from edge_runtime.client import wrap  # noqa: PLC0415
 
     labels = _read_file(args.labels) if args.labels else None
-    options = wrap.WrapOptions(args.name or "", args.version or "", args.task, declared_input(args), labels)
+    said = declared(args)
+    options = wrap.WrapOptions(args.name or "", args.version or "", args.task, said.input, labels, said.output)
     key = args.sign or wrap.default_key()
     if args.unsigned or (args.sign is None and not key.exists()):
         key = None
@@ -202,14 +204,14 @@ def _wrap(args: argparse.Namespace, target: Path, on_box: list[dict[str, Any]]) 
     print(f"{args.file.name} becomes the bundle {manifest.name} {manifest.version}, {signed}", file=sys.stderr)
 
 
-def declared_input(args: argparse.Namespace) -> InputDeclaration | None:
-    """What the options say of the input; None where they say nothing. Raises ContractError (a std of 0)."""
+def declared(args: argparse.Namespace) -> Declarations:
+    """What the options say of input and output. Raises ContractError (an unknown key, a std of 0)."""
     said = {name: getattr(args, name) for name in ("mean", "std", "resize", "color") if getattr(args, name) is not None}
     said |= {name: True for name in ("invert", "full_range") if getattr(args, name)}
-    if args.input is None and not said:
-        return None
-    # Who speaks of colours or of pixels' mean speaks of pictures.
-    return InputDeclaration(kind=args.input or "image", **said)
+    if args.input is not None or said:
+        # Who speaks of colours or of pixels' mean speaks of pictures.
+        said["kind"] = args.input or "image"
+    return settings.declare(args.set or (), {"input": said} if said else None)
 
 
 def _upload(client: Any, path: Path, args: argparse.Namespace) -> str:

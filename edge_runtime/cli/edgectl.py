@@ -14,6 +14,7 @@ from edge_runtime.contract.manifest import Task
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+_SET_HELP = "any manifest key under input and output, as output.threshold=0.5 (docs/manifest.md); again and again"
 _TO = "the box: a discovered name, HOST:PORT or a URL"
 
 Command = Callable[[argparse.Namespace], int]
@@ -91,7 +92,8 @@ def _add_push(commands: Any) -> None:
         box_commands.push,
         "send a bundle or a bare .tflite to a box and see it served",
         "edgectl push digits-1.0.0.edgemodel --to kitchen\n"
-        "  edgectl push flowers.tflite --to 192.168.1.20:8700 --labels flowers.txt --mean 127.5 --std 127.5",
+        "  edgectl push flowers.tflite --to 192.168.1.20:8700 --labels flowers.txt --mean 127.5 --std 127.5\n"
+        "  edgectl push faces.tflite --to kitchen --task detection --set output.boxes.format=xyxy",
     )
     added.add_argument("file", type=Path, metavar="FILE", help="a bundle (.edgemodel) or a TFLite model")
     _to(added)
@@ -108,6 +110,7 @@ def _add_push(commands: Any) -> None:
     bare.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes, one a line")
     bare.add_argument("--task", choices=get_args(Task))
     _add_input(bare)
+    bare.add_argument("--set", action="append", metavar="KEY=VALUE", help=_SET_HELP)
     signing = bare.add_mutually_exclusive_group()
     signing.add_argument("--sign", type=Path, metavar="KEY", help="private key (default: edgectl keygen's, if there)")
     signing.add_argument("--unsigned", action="store_true", help="do not sign")

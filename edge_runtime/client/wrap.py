@@ -3,14 +3,14 @@
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from edge_runtime.client.errors import ClientError
 from edge_runtime.contract import bundle, names, signing
 from edge_runtime.contract.errors import ContractError
-from edge_runtime.contract.manifest import InputDeclaration, Manifest, Task
+from edge_runtime.contract.manifest import InputDeclaration, Manifest, OutputDeclaration, Task
 
 FIRST_VERSION = "1.0.0"
 DEFAULT_KEY_NAME = "default"
@@ -27,6 +27,7 @@ class WrapOptions:
         name: of the model on the box; empty: the file's.
         version: empty: 1.0.0, or the next patch where the box has other content of that name.
         labels: content of a file with one label a line, UTF-8.
+        output: how the answer is read.
     """
 
     name: str = ""
@@ -34,6 +35,7 @@ class WrapOptions:
     task: Task | None = None
     input: InputDeclaration | None = None
     labels: bytes | None = None
+    output: OutputDeclaration = field(default_factory=OutputDeclaration)
 
 
 def kind_of(path: Path) -> Kind:
@@ -112,7 +114,7 @@ def _manifest(
 
     def declare(version: str) -> Manifest:
         sequence = names.sequence_of(version) if _parts(version) else 0
-        return Manifest(name, version, files, sequence, task=options.task, input=options.input)
+        return Manifest(name, version, files, sequence, task=options.task, input=options.input, output=options.output)
 
     if options.version:
         return declare(options.version)

@@ -5,14 +5,15 @@ import json
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edge_runtime.contract import names, strict
+from edge_runtime.contract import names, outputs, strict
 from edge_runtime.contract.errors import ContractError
+from edge_runtime.contract.outputs import OutputDeclaration, Task
+
+__all__ = ["FileEntry", "InputDeclaration", "Manifest", "OutputDeclaration", "Parity", "Task", "parse"]
 
 FORMAT = 1
 MAX_SEQUENCE = 10**18  # above that of version 999999.999999.999999
 MAX_MANIFEST_BYTES = 256 * 1024
-
-Task = Literal["classification", "detection", "regression", "raw"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +53,6 @@ class InputDeclaration:
 
 
 @dataclass(frozen=True, slots=True)
-class OutputDeclaration:
-    """How the answer is read from the outputs.
-
-    Attributes:
-        top_k: how many classes an answer names.
-        threshold: classes and boxes below this score are left out.
-        unit: the unit of a regression's value.
-    """
-
-    top_k: int = 5
-    threshold: float = 0.0
-    unit: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Parity:
     """When a box's answers to the golden inputs count as the same.
 
@@ -103,6 +89,7 @@ class Manifest:
             )
         if not 0 <= self.sequence <= MAX_SEQUENCE:
             raise ContractError(f"sequence must be 0 to {MAX_SEQUENCE}, but is {self.sequence}")
+        outputs.check_task(self.task, self.output)
 
     def canonical(self) -> bytes:
         """The one byte sequence of this manifest: sorted keys, no spaces, UTF-8, defaults left out."""

@@ -32,8 +32,14 @@ def type_at(kind: type, keys: Sequence[str]) -> object:
     for key in keys:
         if not dataclasses.is_dataclass(found):
             return None
-        found = _hints(typing.cast("type", found)).get(key)
+        found = _present(_hints(typing.cast("type", found)).get(key))
     return found
+
+
+def _present(kind: Any) -> Any:
+    """The one type of `kind` that is not None, where there is one; else `kind`."""
+    options = [option for option in typing.get_args(kind) if option is not types.NoneType]
+    return options[0] if typing.get_origin(kind) in (typing.Union, types.UnionType) and len(options) == 1 else kind
 
 
 def encode(value: Any) -> Any:

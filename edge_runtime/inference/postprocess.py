@@ -48,7 +48,7 @@ def _classification(scores: NDArray[Any], labels: Sequence[str], declaration: Ou
     kept = [
         {"label": _label(labels, int(i)), "score": _number(scores[i]), "index": int(i)}
         for i in order
-        if scores[i] >= declaration.threshold
+        if declaration.threshold is None or scores[i] >= declaration.threshold
     ]
     best: dict[str, Any] = kept[0] if kept else {"label": None, "score": None, "index": None}
     return {"task": "classification", **best, "classes": kept}
@@ -66,7 +66,7 @@ def _detection(values: Sequence[NDArray[Any]], labels: Sequence[str], declaratio
             "box": dict(zip(keys, map(_number, boxes[i]), strict=True)),
         }
         for i in range(found)
-        if scores[i] >= declaration.threshold
+        if declaration.threshold is None or scores[i] >= declaration.threshold
     ]
     return {"task": "detection", "objects": objects}
 

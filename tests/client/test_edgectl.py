@@ -115,6 +115,10 @@ def test_push_of_a_bare_model(box: FakeBox, model: Path, tmp_path: Path, capsys:
         "BGR",
         "--task",
         "classification",
+        "--set",
+        "output.threshold=0.5",
+        "--set",
+        "input.resize=crop",
     ]
     assert edgectl.main(["push", str(model), "--to", box.url, *options]) == 0
     shown = capsys.readouterr()
@@ -127,8 +131,10 @@ def test_push_of_a_bare_model(box: FakeBox, model: Path, tmp_path: Path, capsys:
         assert bundle.SIGNATURE not in reader.names
         assert reader.read_member(bundle.LABELS) == b"rose\ntulip\n"
         told = manifest.parse(reader.read_member(bundle.MANIFEST))
-    assert told.input == manifest.InputDeclaration(kind="image", mean=(127.5,), std=(127.5,), color="BGR")
-    assert told.task == "classification"
+    assert told.input == manifest.InputDeclaration(
+        kind="image", mean=(127.5,), std=(127.5,), color="BGR", resize="crop"
+    )
+    assert (told.task, told.output) == ("classification", manifest.OutputDeclaration(threshold=0.5))
 
 
 def test_push_signs_with_the_key_that_keygen_made(

@@ -34,7 +34,7 @@ MANIFEST = st.builds(
     sequence=st.integers(0, 10**18),
     task=st.sampled_from([None, "classification", "detection", "regression", "raw"]),
     input=st.none() | INPUT,
-    output=st.builds(OutputDeclaration, st.integers(1, 1000), NUMBER, TEXT),
+    output=st.builds(OutputDeclaration, st.integers(1, 1000), st.none() | NUMBER, TEXT),
     parity=st.builds(Parity, NUMBER, NUMBER),
     provenance=st.dictionaries(TEXT, TEXT, max_size=3),
 )

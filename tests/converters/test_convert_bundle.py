@@ -37,13 +37,14 @@ def arrays(content: bytes) -> dict[str, Any]:
 
 def test_the_manifest_names_every_member_with_its_digest(convert: Convert, tmp_path: Path) -> None:
     """A box that trusts the manifest can check every byte of the bundle."""
-    assert convert(*PICTURE) == 0
+    assert convert(*PICTURE, "--set", "output.top_k=3", "--set", "output.threshold=0.1") == 0
     found, members = read(tmp_path / "digits-1.0.0.edgemodel")
     content = {name: data for name, data in members.items() if name not in (bundle.MANIFEST, bundle.SIGNATURE)}
     assert set(content) == set(bundle.CONTENT)
     assert found.files == {name: bundle.entry(data) for name, data in content.items()}
     assert (found.name, found.version, found.sequence, found.task) == ("digits", "1.0.0", 10**12, "classification")
     assert found.input == manifest.InputDeclaration(kind="image", std=(255.0,))
+    assert found.output == manifest.OutputDeclaration(top_k=3, threshold=0.1)
     assert found.provenance["gate"] == "passed"
     assert content[bundle.LABELS].decode().split() == [str(n) for n in range(10)]
 
