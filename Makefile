@@ -40,7 +40,8 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks/mqtt_outbox.py
+	$(BIN)/python -m benchmarks.serving
 
 # What is made from the protocol's text is committed, so that no one needs protoc to install or to run.
 # protoc has an environment of its own: it asks for another protobuf than the peers that the tests talk to.
@@ -68,4 +69,4 @@ $(VENV_TFLITE)/.installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_TFLITE) $(VENV_PROTO) .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf $(VENV) $(VENV_TFLITE) $(VENV_PROTO) .bench .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
