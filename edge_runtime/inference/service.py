@@ -35,12 +35,13 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """Output tensors by name, as the model stores them, their specs, and which version made them."""
+    """Output tensors by name, as the model stores them, their specs and class names, and which version made them."""
 
     model: str
     version: str
     outputs: Mapping[str, NDArray[Any]]
     specs: tuple[TensorSpec, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,8 @@ class InferenceService:
     ) -> Inference:
         if self.report_tensor_requests:
             self._report(served, outputs, call, started)
-        return Inference(served.name, served.version, outputs, served.description.outputs)
+        about = served.description
+        return Inference(served.name, served.version, outputs, about.outputs, about.labels)
 
     async def predict(
         self, model: str, sample: Sample, *, version: str | None = None, call: Call | None = None

@@ -56,11 +56,18 @@ def _finite(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """A tensor request: inputs by name in stored dtypes, and which outputs are wanted (empty: all)."""
+    """A tensor request: inputs by name in stored dtypes, and which outputs are wanted (empty: all).
+
+    Attributes:
+        classes: the outputs that are wanted as so many classes instead of values (see `classification.classified`).
+        parameters: those of the request, as they came.
+    """
 
     tensors: Mapping[str, NDArray[Any]]
     id: str = ""
     outputs: tuple[str, ...] = field(default=())
+    classes: Mapping[str, int] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse_infer(document: Any, inputs: Sequence[TensorSpec]) -> InferRequest:

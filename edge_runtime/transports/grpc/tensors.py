@@ -1,7 +1,6 @@
 """Tensors of the Open Inference Protocol over gRPC: typed contents or raw bytes to numpy arrays, and back."""
 
 import math
-import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from edge_runtime.errors import CallerError
 from edge_runtime.inference.service import Inference
 from edge_runtime.transports.codec import InferRequest
 from edge_runtime.transports.grpc.messages import InferTensorContents, ModelInferRequest, ModelInferResponse
+from edge_runtime.transports.raw import as_bytes, from_raw, objects, to_raw
 
 # Open Inference Protocol v2, gRPC, "InferTensorContents". FP16 has no field of its own: it can only be sent raw.
 CONTENT_FIELDS: dict[Datatype, str] = {
@@ -34,7 +34,6 @@ _WIDE = {"int_contents": np.int32, "uint_contents": np.uint32}
 _MAX_DIMENSIONS = 32  # numpy 1 has no more
 # Other threads have their turn between two chunks; one call over all values would hold them up for seconds.
 _CHUNK_VALUES = 16 * 1024
-_LENGTH = struct.Struct("<I")
 
 
 def parse_infer(request: ModelInferRequest, inputs: Sequence[TensorSpec]) -> InferRequest:
@@ -91,7 +90,7 @@ def from_contents(contents: InferTensorContents, spec: TensorSpec) -> NDArray[An
             raise CallerError(f"input {spec.name!r} is {spec.datatype}: use {field}, not {other.name}")
     values = getattr(contents, field)
     if spec.datatype == "BYTES":
-        return _objects(list(values))
+        return objects(list(values))
     dtype = np.dtype(NUMPY_NAMES[spec.datatype])
     wide = np.empty(len(values), _WIDE.get(field, dtype))
     for start in range(0, len(values), _CHUNK_VALUES):
@@ -111,54 +110,8 @@ def to_contents(values: NDArray[Any], datatype: Datatype) -> InferTensorContents
     field = getattr(contents, CONTENT_FIELDS[datatype])
     for start in range(0, flat.size, _CHUNK_VALUES):
         items = flat[start : start + _CHUNK_VALUES].tolist()
-        field.extend([_as_bytes(item) for item in items] if datatype == "BYTES" else items)
+        field.extend([as_bytes(item) for item in items] if datatype == "BYTES" else items)
     return contents
-
-
-def from_raw(data: bytes, spec: TensorSpec) -> NDArray[Any]:
-    """A flat array (read-only but for BYTES) of the datatype in `spec` from raw bytes; raises CallerError."""
-    if spec.datatype == "BYTES":
-        return _objects(_split(data, spec.name))
-    dtype = np.dtype(NUMPY_NAMES[spec.datatype]).newbyteorder("<")
-    if len(data) % dtype.itemsize:
-        raise CallerError(
-            f"input {spec.name!r} has {len(data)} raw bytes, but each {spec.datatype} takes {dtype.itemsize}"
-        )
-    if spec.datatype == "BOOL":  # a byte of 2 must not become a bool that is neither true nor false
-        return np.frombuffer(data, np.uint8).astype(bool)
-    return np.frombuffer(data, dtype).astype(NUMPY_NAMES[spec.datatype], copy=False)
-
-
-def to_raw(values: NDArray[Any], datatype: Datatype) -> bytes:
-    """Raw bytes of an array of any shape."""
-    if datatype == "BYTES":
-        items = [_as_bytes(item) for item in values.reshape(-1)]
-        return b"".join(part for item in items for part in (_LENGTH.pack(len(item)), item))
-    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
-
-
-def _split(data: bytes, name: str) -> list[bytes]:
-    items: list[bytes] = []
-    at = 0
-    while at < len(data):
-        start = at + _LENGTH.size
-        if start > len(data):
-            raise CallerError(f"the raw bytes of input {name!r} end within the length of element {len(items)}")
-        at = start + _LENGTH.unpack_from(data, at)[0]
-        if at > len(data):
-            raise CallerError(f"the raw bytes of input {name!r} end within element {len(items)}")
-        items.append(data[start:at])
-    return items
-
-
-def _objects(items: list[bytes]) -> NDArray[Any]:
-    array = np.empty(len(items), dtype=object)
-    array[:] = items
-    return array
-
-
-def _as_bytes(item: Any) -> bytes:
-    return item if isinstance(item, bytes) else str(item).encode()
 
 
 def format_infer(inference: Inference, request: InferRequest, *, raw: bool) -> ModelInferResponse:

@@ -25,6 +25,7 @@ from edge_runtime.inference.service import InferenceService  # noqa: E402
 from edge_runtime.transports.grpc import extra, messages, tensors  # noqa: E402
 from edge_runtime.transports.grpc.calls import SERVICE  # noqa: E402
 from edge_runtime.transports.grpc.server import GrpcServer  # noqa: E402
+from edge_runtime.transports.raw import to_raw  # noqa: E402
 
 
 def request(values: tuple[float, ...] = (1, 2), *, model: str = "echo", raw: bool = True) -> messages.ModelInferRequest:
@@ -94,7 +95,7 @@ def test_two_inputs_of_different_types_are_answered_in_the_form_they_came(raw: b
             for spec, array in ((text, np.array([b"\x00\xff", b""], object)), (numbers, np.int16([[-5, 300]]))):
                 entry = message.inputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
                 if raw:
-                    message.raw_input_contents.append(tensors.to_raw(array, spec.datatype))
+                    message.raw_input_contents.append(to_raw(array, spec.datatype))
                 else:
                     entry.contents.CopyFrom(tensors.to_contents(array, spec.datatype))
             answer = await bench.call("ModelInfer", message)

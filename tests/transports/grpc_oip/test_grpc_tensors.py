@@ -19,6 +19,7 @@ from edge_runtime.transports.codec import InferRequest  # noqa: E402
 from edge_runtime.transports.grpc import tensors  # noqa: E402
 from edge_runtime.transports.grpc.calls import decoded  # noqa: E402
 from edge_runtime.transports.grpc.messages import InferTensorContents, ModelInferRequest  # noqa: E402
+from edge_runtime.transports.raw import from_raw, to_raw  # noqa: E402
 
 FP32 = TensorSpec("x", "FP32", (2,))
 ANY_SHAPE = npst.array_shapes(max_dims=4, max_side=4)
@@ -39,7 +40,7 @@ def request_for(array: np.ndarray[Any, Any], datatype: Datatype, *, raw: bool) -
     request = ModelInferRequest(model_name="m", id="7")
     entry = request.inputs.add(name="x", datatype=datatype, shape=array.shape)
     if raw:
-        request.raw_input_contents.append(tensors.to_raw(array, datatype))
+        request.raw_input_contents.append(to_raw(array, datatype))
     else:
         entry.contents.CopyFrom(tensors.to_contents(array, datatype))
     return ModelInferRequest.FromString(request.SerializeToString())
@@ -83,11 +84,7 @@ def test_answers_are_in_the_form_of_the_request(case: tuple[Datatype, np.ndarray
     assert (output.name, output.datatype, tuple(output.shape)) == ("y", datatype, array.shape)
     as_raw = raw or datatype == "FP16"
     assert (len(answer.raw_output_contents), output.HasField("contents")) == (as_raw, not as_raw)
-    flat = (
-        tensors.from_raw(answer.raw_output_contents[0], spec)
-        if as_raw
-        else tensors.from_contents(output.contents, spec)
-    )
+    flat = from_raw(answer.raw_output_contents[0], spec) if as_raw else tensors.from_contents(output.contents, spec)
     np.testing.assert_array_equal(flat.reshape(array.shape), array)
 
 
@@ -95,12 +92,12 @@ def test_answers_are_in_the_form_of_the_request(case: tuple[Datatype, np.ndarray
 def test_any_raw_bytes_are_an_array_or_refused(data: bytes, datatype: Datatype) -> None:
     """Nothing but CallerError comes out, and what is accepted is what was sent."""
     try:
-        array = tensors.from_raw(data, TensorSpec("x", datatype, (-1,)))
+        array = from_raw(data, TensorSpec("x", datatype, (-1,)))
     except CallerError:
         return
     assert array.dtype == np.dtype(NUMPY_NAMES[datatype])
     if datatype != "BOOL":  # any byte but 0 is true
-        assert tensors.to_raw(array, datatype) == data
+        assert to_raw(array, datatype) == data
 
 
 @given(st.binary(max_size=200))
@@ -121,10 +118,10 @@ def test_raw_bytes_that_end_too_early_are_refused(datatype: Datatype) -> None:
     for data in (b"\x01\x00\x00", b"\x02\x00\x00\x00a", b"\xff\xff\xff\xff"):
         if datatype == "BYTES":
             with pytest.raises(CallerError, match="end within"):
-                tensors.from_raw(data, spec)
+                from_raw(data, spec)
     if datatype == "FP32":
         with pytest.raises(CallerError, match="takes 4"):
-            tensors.from_raw(b"\x00" * 5, spec)
+            from_raw(b"\x00" * 5, spec)
 
 
 def test_a_number_that_the_datatype_cannot_hold_is_refused() -> None:
