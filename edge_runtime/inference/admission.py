@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from edge_runtime.config import EngineConfig
 from edge_runtime.contract.tensors import NUMPY_NAMES, TensorSpec
 from edge_runtime.errors import CallerError, Code
+from edge_runtime.inference import batches
 from edge_runtime.inference.description import Description
 
 
@@ -20,6 +21,8 @@ class Admission:
         self.max_samples = description.max_samples(config.max_batch_bytes)
         self._max_tensor_bytes = config.max_tensor_bytes
         self._specs = description.inputs
+        self._one_sample = batches.holds_one_sample(description.inputs)
+        self._without_samples = batches.without_samples(description.outputs)
         # What most requests are: dtype and shape just as they are stored, and not too large.
         self._usual = {
             spec.name: (np.dtype(NUMPY_NAMES[spec.datatype]), spec.shape)
@@ -47,11 +50,11 @@ class Admission:
             value = tensors[spec.name]
             if value.dtype != np.dtype(NUMPY_NAMES[spec.datatype]):
                 raise CallerError(f"input {spec.name!r} must be {spec.datatype}, but is {value.dtype}")
-            if not _fits(value.shape, spec.shape):
+            if not _fits(value.shape, (-1, *spec.shape[1:]) if self._one_sample else spec.shape):
                 raise CallerError(
                     f"input {spec.name!r} must have the shape {list(spec.shape)}, but has {list(value.shape)}"
                 )
-            if spec.shape[:1] == (-1,) and value.shape[0] > self.max_samples:
+            if (self._one_sample or spec.shape[:1] == (-1,)) and value.shape[0] > self.max_samples:
                 raise CallerError(
                     f"input {spec.name!r} has {value.shape[0]} samples, more than {self.max_samples}; "
                     "send them in parts",
@@ -62,6 +65,18 @@ class Admission:
                     f"input {spec.name!r} has {value.nbytes} bytes, more than {self._max_tensor_bytes}",
                     Code.TOO_LARGE,
                 )
+        if self._one_sample:
+            self._check_batch(tensors)
+
+    def _check_batch(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """A model of one sample is run for each of a batch, if it can be told whose answers are whose."""
+        samples = {name: len(value) for name, value in tensors.items()}
+        if len(set(samples.values())) > 1:
+            raise CallerError(f"inputs must have the same number of samples, but have {samples}")
+        if self._without_samples and set(samples.values()) != {1}:
+            raise CallerError(
+                f"output {self._without_samples[0]!r} of this model has no dimension for samples; send them one by one"
+            )
 
 
 def _bytes(spec: TensorSpec) -> int:

@@ -9,11 +9,13 @@ import numpy as np
 from edge_runtime.config import EngineConfig
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.tensors import NUMPY_NAMES
+from edge_runtime.inference import batches
 from edge_runtime.inference import engine as engines
 from edge_runtime.inference.admission import Admission
 from edge_runtime.inference.description import Description
 from edge_runtime.inference.pool import INLINE_BELOW_MS, Pool
 from edge_runtime.inference.registry import ServedVersion
+from edge_runtime.inference.splitter import Splitter
 
 # Above this, a second interpreter costs more memory than a small box can spare.
 _ONE_INSTANCE_ABOVE_BYTES = 256 * 1024 * 1024
@@ -37,7 +39,9 @@ class Loader:
             max_waiting=self._config.queue_max_requests,
             inline_bytes=_inline_bytes(description),
         )
-        return ServedVersion(manifest, manifest.digest(), description, pool, Admission(description, self._config))
+        # What the engine takes one by one is split up; what leaves its first dimension open takes a batch as it is.
+        runner = Splitter(pool, 1) if batches.holds_one_sample(description.inputs) else pool
+        return ServedVersion(manifest, manifest.digest(), description, runner, Admission(description, self._config))
 
 
 def _inline_bytes(description: Description) -> int:

@@ -4,9 +4,9 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
@@ -14,6 +14,8 @@ from edge_runtime.errors import CallerError, Code
 from edge_runtime.inference.call import Call
 from edge_runtime.inference.engine import Session
 from edge_runtime.inference.runner import Tensors
+
+T = TypeVar("T")
 
 # Handing a call to a thread and back costs about this much; a faster model is quicker on the event loop itself.
 INLINE_BELOW_MS = 0.2
@@ -56,21 +58,25 @@ class Pool:
 
     async def run(self, tensors: Tensors, call: Call) -> dict[str, NDArray[Any]]:
         """See `runner.Runner.run`."""
+        return await self.work(lambda session: session.run(tensors), call)
+
+    async def work(self, job: Callable[[Session], T], call: Call) -> T:
+        """The job's result; it gets a session of its own, in a thread. Waits, notes and raises as `run` does."""
         arrived = time.perf_counter()
         deadline = math.inf if call.deadline is None else call.deadline
         session = await self._acquire(deadline)
         started = time.perf_counter()
         call.queue_seconds = started - arrived
-        work = asyncio.get_running_loop().run_in_executor(self._threads, session.run, tensors)
+        work = asyncio.get_running_loop().run_in_executor(self._threads, job, session)
         # The thread cannot be interrupted: the session comes back when it is done, whoever still waits for it.
         work.add_done_callback(lambda done: self._release(session, done))
         try:
             async with asyncio.timeout(_left(deadline)):
-                outputs = await asyncio.shield(work)
+                result = await asyncio.shield(work)
         except TimeoutError as error:
             raise _late() from error
         call.engine_seconds = time.perf_counter() - started
-        return outputs
+        return result
 
     async def _acquire(self, deadline: float) -> Session:
         if self._idle:
