@@ -37,6 +37,7 @@ from edge_runtime.system.systemd import Notifier
 from edge_runtime.transports.grpc import extra as grpc_extra
 from edge_runtime.transports.http.app import HttpApp
 from edge_runtime.transports.http.dataplane import DataPlane
+from edge_runtime.transports.http.direct import Direct
 from edge_runtime.transports.http.management import Management, Views
 from edge_runtime.transports.http.metrics import Metrics
 from edge_runtime.transports.http.server import HttpServer
@@ -81,7 +82,8 @@ class Daemon:
         views = Views(models=self._models, health=self._health_view, index=self._index)
         metrics = Metrics(self._registry, self._gauges)
         management = Management(self._deployer, uploads, metrics, views)
-        self._http = HttpServer(config.http, HttpApp(self._data_plane, management))
+        direct = Direct(self._registry, self._service)
+        self._http = HttpServer(config.http, HttpApp(self._data_plane, management), direct)
         self._grpc = grpc_extra.open_server(
             config.grpc, config.http.host, self._service, self._registry, ready=lambda: self._data_plane.ready
         )

@@ -32,7 +32,7 @@ class Pool:
         self._size = len(sessions)
         self._waiters: deque[asyncio.Future[Session]] = deque()
         self._max_waiting = max_waiting
-        self._inline_bytes = inline_bytes
+        self.inline_bytes = inline_bytes
         self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="engine")
 
     @property
@@ -52,7 +52,7 @@ class Pool:
 
     def run_now(self, tensors: Tensors) -> dict[str, NDArray[Any]] | None:
         """See `runner.Runner.run_now`."""
-        if not self._idle or sum([t.nbytes for t in tensors.values()]) > self._inline_bytes or not self._inline_bytes:
+        if not self._idle or sum([t.nbytes for t in tensors.values()]) > self.inline_bytes or not self.inline_bytes:
             return None
         return self._idle[-1].run(tensors)
 

@@ -86,6 +86,15 @@ class Registry:
                 return served
         raise CallerError(f"model {model!r} is not loaded in version {version!r}", Code.NOT_FOUND)
 
+    def loaded(self, model: str, version: str | None = None) -> ServedVersion | None:
+        """What `find` gives, or None where it raises."""
+        slot = self._slots.get(model)
+        if slot is None:
+            return None
+        if version is None:
+            return slot.active
+        return next((v for v in (slot.active, slot.warm) if v is not None and v.version == version), None)
+
     @contextmanager
     def lease(self, model: str, version: str | None = None) -> Iterator[ServedVersion]:
         """Hold a version: it stays loaded until the lease ends, even if it is swapped out meanwhile."""

@@ -28,6 +28,11 @@ class Runner(Protocol):
         """How many calls wait for a session."""
         ...
 
+    @property
+    def inline_bytes(self) -> int:
+        """Calls with at most this much input may run on the event loop itself; 0: none."""
+        ...
+
     def run_now(self, tensors: Tensors) -> dict[str, NDArray[Any]] | None:
         """The answer at once, on the event loop; None where the call must wait, or is too slow for the loop.
 

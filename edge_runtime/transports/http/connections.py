@@ -16,6 +16,7 @@ from typing import Any
 from edge_runtime.config import HttpConfig
 from edge_runtime.errors import Code
 from edge_runtime.transports.codec import encode_json
+from edge_runtime.transports.http.direct import Direct
 from edge_runtime.transports.status import HTTP_STATUS
 
 log = logging.getLogger(__name__)
@@ -105,13 +106,18 @@ class Connection(asyncio.Protocol):
 class HttpToolsConnection(Connection):
     """For httptools, which takes heads of any length, and any number of requests at once (h11 does neither)."""
 
-    pipeline: deque[Any]  # uvicorn's: requests that came before the present one was answered
+    # uvicorn's:
+    pipeline: deque[Any]  # requests that came before the present one was answered
+    scope: dict[str, Any]
+    server_state: Any
+
+    _in_message = False
     _in_head = False
     _head_bytes = 0
 
     def on_message_begin(self) -> None:
         """A request's first byte."""
-        self._in_head, self._head_bytes = True, 0
+        self._in_message, self._in_head, self._head_bytes = True, True, 0
         super().on_message_begin()  # type: ignore[misc]
 
     def on_headers_complete(self) -> None:
@@ -121,7 +127,28 @@ class HttpToolsConnection(Connection):
             raise ValueError("too many requests are sent ahead")  # the parser ends, and send_400_response is called
         super().on_headers_complete()  # type: ignore[misc]
 
+    def on_message_complete(self) -> None:
+        """The request is here as a whole."""
+        self._in_message = False
+        super().on_message_complete()  # type: ignore[misc]
+
     def data_received(self, data: bytes) -> None:
+        """Answer at once what can be; the rest goes through the parser."""
+        if self._in_message or not self.idle or self.pipeline or self.flow.write_paused:
+            self._parse(data)
+            return
+        answer = self.house_rules.direct.answer(data, self.server_state.default_headers)
+        if answer is None:
+            self._parse(data)
+            if not self._in_message and not self.transport.is_closing():
+                self.house_rules.direct.learn(data, self.scope)
+            return
+        self._unset_keepalive_if_required()  # type: ignore[attr-defined]  # uvicorn's; ours is `check`
+        self.since = self.house_rules.clock()
+        self.server_state.total_requests += 1
+        self.transport.write(answer)
+
+    def _parse(self, data: bytes) -> None:
         """Count what belongs to the head."""
         if self._in_head:
             self._head_bytes += len(data)
@@ -141,7 +168,8 @@ class HttpToolsConnection(Connection):
 class HouseRules:
     """The bounds of all connections of one server, and what looks after them."""
 
-    def __init__(self, config: HttpConfig, max_connections: int) -> None:
+    def __init__(self, config: HttpConfig, max_connections: int, direct: Direct) -> None:
+        self.direct = direct
         self.max_connections = max_connections
         self.head_timeout_seconds = config.head_timeout_seconds
         self.body_timeout_seconds = config.body_timeout_seconds

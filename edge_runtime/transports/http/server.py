@@ -14,6 +14,7 @@ from edge_runtime.config import HttpConfig
 from edge_runtime.errors import DeviceError
 from edge_runtime.system import descriptors
 from edge_runtime.transports.http.connections import HouseRules
+from edge_runtime.transports.http.direct import Direct
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +54,11 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Listens from construction on (clients wait in the backlog); answers from `start` on."""
 
-    def __init__(self, config: HttpConfig, app: Callable[..., Any]) -> None:
+    def __init__(self, config: HttpConfig, app: Callable[..., Any], direct: Direct) -> None:
         self._socket = _bind(config.host, config.port)
         self.host = config.host
         self.port = int(self._socket.getsockname()[1])
-        rules = HouseRules(config, _max_connections(config.max_connections))
+        rules = HouseRules(config, _max_connections(config.max_connections), direct)
         self._server = _Server(
             uvicorn.Config(
                 app,
