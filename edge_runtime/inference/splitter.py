@@ -38,6 +38,11 @@ class Splitter:
         """How many calls wait for a session."""
         return self._pool.waiting
 
+    @property
+    def inline_bytes(self) -> int:
+        """See `runner.Runner.inline_bytes`."""
+        return self._pool.inline_bytes
+
     async def run(self, tensors: Tensors, call: Call) -> dict[str, NDArray[Any]]:
         """See `runner.Runner.run`."""
         samples = batches.count(tensors)
