@@ -88,6 +88,8 @@ class HttpConfig:
     port: _Port = names.HTTP_PORT
     max_body_bytes: _Bytes = 32 * _MIB
     max_bodies_bytes: _DiskBytes = 128 * _MIB  # of all requests together
+    # Packing takes longer than sending where the answer is small; 0: never.
+    compress_min_bytes: Annotated[int, Range(0, 2**31 - 1)] = 16 * _KIB
     max_connections: Annotated[int, Range(8, 100_000)] = 512
     head_timeout_seconds: _Wait = 10.0
     body_timeout_seconds: _Wait = 10.0

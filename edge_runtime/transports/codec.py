@@ -4,18 +4,22 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.contract.tensors import NUMPY_NAMES, TensorSpec
+from edge_runtime.contract.tensors import NUMPY_NAMES, Datatype, TensorSpec
 from edge_runtime.errors import CallerError
 from edge_runtime.inference.registry import Registry
 from edge_runtime.inference.service import Inference
+from edge_runtime.transports.classification import class_count, classified
+from edge_runtime.transports.raw import from_raw, objects, to_buffer
 
 # What the server is called in its metadata.
 SERVER_NAME = "edge-runtime"
+# In the words of Triton's documents; each is served over HTTP and gRPC (where raw contents are the protocol's own).
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "parameters", "statistics")
 
 msgspec: Any
 try:
@@ -26,6 +30,7 @@ except ImportError:  # 32-bit ARM has no wheel
 
 _MAX_DIMENSION = 2**31 - 1  # of a TFLite tensor
 _SHOWN = 100  # characters of what the caller sent that go into a message
+_NO_PARAMETERS: Mapping[str, Any] = {}
 
 
 def decode_json(data: bytes) -> Any:
@@ -61,6 +66,8 @@ class InferRequest:
     Attributes:
         classes: the outputs that are wanted as so many classes instead of values (see `classification.classified`).
         parameters: those of the request, as they came.
+        binary: for outputs that say so, whether they are wanted as raw bytes.
+        binary_by_default: whether the others are.
     """
 
     tensors: Mapping[str, NDArray[Any]]
@@ -68,9 +75,43 @@ class InferRequest:
     outputs: tuple[str, ...] = field(default=())
     classes: Mapping[str, int] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    binary: Mapping[str, bool] = field(default_factory=dict)
+    binary_by_default: bool = False
 
 
-def parse_infer(document: Any, inputs: Sequence[TensorSpec]) -> InferRequest:
+class InferAnswer(NamedTuple):
+    """The answer to a tensor request.
+
+    Attributes:
+        body: JSON, and after it the raw bytes of the outputs that were wanted so.
+        json_bytes: how long the JSON is; None where there is nothing else.
+    """
+
+    body: bytes
+    json_bytes: int | None = None
+
+
+def parse_infer(body: bytes, inputs: Sequence[TensorSpec], json_bytes: int | None = None) -> InferRequest:
+    """Read the body of an inference request (Open Inference Protocol v2, "Inference"; "Binary Tensor Data Extension").
+
+    `json_bytes` is how much of the body is JSON: None is all of it; after it the tensors follow that are sent as raw
+    bytes; 0 means that the body is the raw bytes of the model's only input. Arrays share the memory of `body`.
+
+    Raises:
+        CallerError: anything that is not as the protocol or the model's specs say.
+    """
+    if json_bytes is None:
+        return parse_document(decode_json(body), inputs)
+    if json_bytes == 0:
+        return _raw_request(body, inputs)
+    if json_bytes > len(body):
+        raise CallerError(
+            f"{json_bytes} bytes of JSON are announced (Inference-Header-Content-Length), the body has only {len(body)}"
+        )
+    return parse_document(decode_json(body[:json_bytes]), inputs, memoryview(body)[json_bytes:])
+
+
+def parse_document(document: Any, inputs: Sequence[TensorSpec], binary: bytes | memoryview = b"") -> InferRequest:
     """Read an inference request (Open Inference Protocol v2, "Inference Request JSON Object").
 
     Raises:
@@ -81,11 +122,36 @@ def parse_infer(document: Any, inputs: Sequence[TensorSpec]) -> InferRequest:
     specs = {spec.name: spec for spec in inputs}
     tensors: dict[str, NDArray[Any]] = {}
     for entry in document["inputs"]:
-        name, array = _input_tensor(entry, specs)
-        if name in tensors:
-            raise CallerError(f"input {name!r} is given twice")
-        tensors[name] = array
-    return InferRequest(tensors, _request_id(document), _requested(document.get("outputs", [])))
+        spec, shape = _declared(entry, specs)
+        if spec.name in tensors:
+            raise CallerError(f"input {spec.name!r} is given twice")
+        size = _binary_size(entry, spec.name, len(binary))
+        if size is None:
+            tensors[spec.name] = _shaped(_listed(entry, spec), shape, spec)
+        else:
+            tensors[spec.name] = _shaped(from_raw(binary[:size], spec), shape, spec)
+            binary = binary[size:]
+    if binary:
+        raise CallerError(f"after the last input's raw bytes {len(binary)} more are in the body")
+    parameters = _parameters(document, "the request")
+    wanted = _Wanted(document.get("outputs", []))
+    by_default = _flag(parameters, "binary_data_output", "the request") or False
+    return InferRequest(
+        tensors, _request_id(document), wanted.names, wanted.classes, parameters, wanted.binary, by_default
+    )
+
+
+def _raw_request(body: bytes, inputs: Sequence[TensorSpec]) -> InferRequest:
+    """Triton, "Raw Binary Request": one input, at most one open dimension; BYTES are one element without its length."""
+    if len(inputs) != 1:
+        raise CallerError(f"raw bytes alone are for models with one input; this one has {len(inputs)}")
+    spec = inputs[0]
+    values = objects([body]) if spec.datatype == "BYTES" else from_raw(body, spec)
+    fixed = math.prod(n for n in spec.shape if n >= 0)
+    if sum(n < 0 for n in spec.shape) > 1:
+        raise CallerError(f"input {spec.name!r} has the shape {list(spec.shape)}: say in JSON which one is sent")
+    shape = [n if n >= 0 else values.size // max(1, fixed) for n in spec.shape]
+    return InferRequest({spec.name: _shaped(values, shape, spec)}, binary_by_default=True)
 
 
 def _request_id(document: Mapping[str, Any]) -> str:
@@ -95,16 +161,57 @@ def _request_id(document: Mapping[str, Any]) -> str:
     return identity
 
 
-def _requested(outputs: Any) -> tuple[str, ...]:
-    if not isinstance(outputs, list) or not all(
-        isinstance(o, dict) and isinstance(o.get("name"), str) for o in outputs
-    ):
-        raise CallerError('outputs must be [{"name": ...}, ...]')
-    return tuple(o["name"] for o in outputs)
+def _parameters(holder: Mapping[str, Any], whose: str) -> Mapping[str, Any]:
+    parameters = holder.get("parameters")
+    if parameters is None:
+        return _NO_PARAMETERS
+    if not isinstance(parameters, dict):
+        raise CallerError(f"the parameters of {whose} must be an object, but are {_shown(parameters)}")
+    return parameters
 
 
-def _input_tensor(entry: Any, specs: Mapping[str, TensorSpec]) -> tuple[str, NDArray[Any]]:
-    if not isinstance(entry, dict) or {"name", "shape", "datatype", "data"} - entry.keys():
+def _flag(parameters: Mapping[str, Any], name: str, whose: str) -> bool | None:
+    value = parameters.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise CallerError(f"the parameter {name} of {whose} must be true or false, but is {_shown(value)}")
+    return value
+
+
+class _Wanted:
+    """The requested outputs (Open Inference Protocol v2, "Request Output")."""
+
+    def __init__(self, outputs: Any) -> None:
+        if not isinstance(outputs, list) or not all(
+            isinstance(o, dict) and isinstance(o.get("name"), str) for o in outputs
+        ):
+            raise CallerError('outputs must be [{"name": ...}, ...]')
+        self.names = tuple(output["name"] for output in outputs)
+        if len(set(self.names)) < len(self.names):
+            raise CallerError("each output can be asked for once")
+        self.classes: dict[str, int] = {}
+        self.binary: dict[str, bool] = {}
+        for output in outputs:
+            if "parameters" in output:
+                self._note(output["name"], _parameters(output, f"output {output['name']!r}"))
+
+    def _note(self, name: str, parameters: Mapping[str, Any]) -> None:
+        _refuse_shared_memory(parameters)
+        binary = _flag(parameters, "binary_data", f"output {name!r}")
+        if binary is not None:
+            self.binary[name] = binary
+        classes = class_count(name, parameters.get("classification", 0))
+        if classes:
+            self.classes[name] = classes
+
+
+def _refuse_shared_memory(parameters: Mapping[str, Any]) -> None:
+    if "shared_memory_region" in parameters:
+        raise CallerError("shared memory is not offered here: send and take the tensors in the body")
+
+
+def _declared(entry: Any, specs: Mapping[str, TensorSpec]) -> tuple[TensorSpec, list[int]]:
+    """The spec that an input is for, and the shape it has."""
+    if not isinstance(entry, dict) or {"name", "shape", "datatype"} - entry.keys():
         raise CallerError("each input needs name, shape, datatype and data")
     name, shape, datatype = entry["name"], entry["shape"], entry["datatype"]
     spec = specs.get(name) if isinstance(name, str) else None
@@ -116,19 +223,41 @@ def _input_tensor(entry: Any, specs: Mapping[str, TensorSpec]) -> tuple[str, NDA
         raise CallerError(f"the shape of input {name!r} must be a list of whole numbers, but is {_shown(shape)}")
     if len(shape) != len(spec.shape):
         raise CallerError(f"input {name!r} must have the shape {list(spec.shape)}, but has {_shown(shape)}")
-    return name, _array(name, entry["data"], shape, spec)
+    return spec, shape
 
 
-def _array(name: str, data: Any, shape: list[int], spec: TensorSpec) -> NDArray[Any]:
-    if not isinstance(data, list):
-        raise CallerError(f"the data of input {name!r} must be a list")
-    values = _strings(name, data) if spec.datatype == "BYTES" else _numbers(name, data, spec)
+def _binary_size(entry: Mapping[str, Any], name: str, left: int) -> int | None:
+    """How many raw bytes hold the input; None where it is in the JSON."""
+    parameters = _parameters(entry, f"input {name!r}")
+    _refuse_shared_memory(parameters)
+    size = parameters.get("binary_data_size")
+    if size is None:
+        return None
+    if "data" in entry:
+        raise CallerError(f"input {name!r} has data, and binary_data_size, too: send one")
+    if type(size) is not int or not 0 <= size <= left:
+        raise CallerError(
+            f"binary_data_size of input {name!r} must be at most the {left} bytes that follow the JSON "
+            f"(Inference-Header-Content-Length says where it ends), but is {_shown(size)}"
+        )
+    return size
+
+
+def _listed(entry: Mapping[str, Any], spec: TensorSpec) -> NDArray[Any]:
+    if not isinstance(entry.get("data"), list):
+        raise CallerError(f"the data of input {spec.name!r} must be a list")
+    return _strings(spec.name, entry["data"]) if spec.datatype == "BYTES" else _numbers(spec.name, entry["data"], spec)
+
+
+def _shaped(values: NDArray[Any], shape: Sequence[int], spec: TensorSpec) -> NDArray[Any]:
     if values.size != math.prod(shape):
-        raise CallerError(f"input {name!r} has {values.size} values, but its shape {shape} takes {math.prod(shape)}")
+        raise CallerError(
+            f"input {spec.name!r} has {values.size} values, but its shape {list(shape)} takes {math.prod(shape)}"
+        )
     try:
         return values.reshape(shape)
     except ValueError as error:  # no values, and dimensions beside the zero that no array can have
-        raise CallerError(f"input {name!r} cannot have the shape {shape}: {error}") from error
+        raise CallerError(f"input {spec.name!r} cannot have the shape {shape}: {error}") from error
 
 
 def _shown(value: Any) -> str:
@@ -142,9 +271,10 @@ def _strings(name: str, data: list[Any]) -> NDArray[Any]:
         flat = [inner for item in flat for inner in item]
     if not all(isinstance(item, str) for item in flat):
         raise CallerError(f"the data of input {name!r} must be strings")
-    array = np.empty(len(flat), dtype=object)
-    array[:] = [item.encode() for item in flat]
-    return array
+    try:
+        return objects([item.encode() for item in flat])
+    except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can spell
+        raise CallerError(f"the data of input {name!r} must be text: {error}") from error
 
 
 def _numbers(name: str, data: list[Any], spec: TensorSpec) -> NDArray[Any]:
@@ -160,27 +290,63 @@ def _numbers(name: str, data: list[Any], spec: TensorSpec) -> NDArray[Any]:
         limits = np.iinfo(dtype)
         if values.min() < limits.min or values.max() > limits.max:
             raise CallerError(f"the data of input {name!r} must be within {limits.min} to {limits.max}")
-    return values.astype(dtype)
+    try:
+        with np.errstate(over="raise"):
+            return values.astype(dtype)
+    except FloatingPointError as error:
+        raise CallerError(f"the data of input {name!r} has numbers that are too large for {spec.datatype}") from error
 
 
-def format_infer(inference: Inference, request: InferRequest) -> dict[str, Any]:
-    """The answer to a tensor request (Open Inference Protocol v2, "Inference Response JSON Object")."""
-    specs = {spec.name: spec for spec in inference.specs}
+def check_outputs(request: InferRequest, outputs: Sequence[TensorSpec]) -> None:
+    """Raise CallerError where an output is asked for that the model does not have."""
+    names = {spec.name for spec in outputs} if request.outputs else set()
     for name in request.outputs:
-        if name not in specs:
-            raise CallerError(f"the model has no output {name!r}; it has {', '.join(specs)}")
-    names = request.outputs or tuple(specs)
+        if name not in names:
+            raise CallerError(f"the model has no output {_shown(name)}; it has {', '.join(sorted(names))}")
+
+
+def format_infer(inference: Inference, request: InferRequest) -> InferAnswer:
+    """The answer to a tensor request, with raw bytes where they are wanted (the same sections).
+
+    Raises:
+        CallerError: an output was asked for that the model does not have, or that has no classes.
+    """
+    raw: list[bytes | memoryview] = []
+    head = encode_json(_answer(inference, request, raw))
+    return InferAnswer(b"".join([head, *raw]), len(head)) if raw else InferAnswer(head)
+
+
+def format_document(inference: Inference, request: InferRequest) -> dict[str, Any]:
+    """The answer as one JSON document (Open Inference Protocol v2, "Response JSON Object"); raises likewise."""
+    return _answer(inference, request, None)
+
+
+def _answer(inference: Inference, request: InferRequest, raw: list[bytes | memoryview] | None) -> dict[str, Any]:
+    specs = {spec.name: spec for spec in inference.specs}
+    check_outputs(request, inference.specs)
+    outputs = []
+    for name in request.outputs or specs:
+        value, datatype = inference.outputs[name], specs[name].datatype
+        if name in request.classes:
+            value, datatype = classified(value, request.classes[name], inference.labels), "BYTES"
+        entry: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(value.shape)}
+        if raw is not None and request.binary.get(name, request.binary_by_default):
+            raw.append(to_buffer(value, datatype))
+            entry["parameters"] = {"binary_data_size": len(raw[-1])}
+        else:
+            entry["data"] = _values(value, datatype)
+        outputs.append(entry)
     answer: dict[str, Any] = {"model_name": inference.model, "model_version": inference.version}
     if request.id:
         answer["id"] = request.id
-    return answer | {"outputs": [_output(specs[name], inference.outputs[name]) for name in names]}
+    return answer | {"outputs": outputs}
 
 
-def _output(spec: TensorSpec, value: NDArray[Any]) -> dict[str, Any]:
-    flat = value.reshape(-1).tolist()
-    if spec.datatype == "BYTES":
-        flat = [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in flat]
-    return {"name": spec.name, "datatype": spec.datatype, "shape": list(value.shape), "data": flat}
+def _values(value: NDArray[Any], datatype: Datatype) -> list[Any]:
+    flat: list[Any] = value.reshape(-1).tolist()
+    if datatype == "BYTES":
+        return [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in flat]
+    return flat
 
 
 def tensor_metadata(spec: TensorSpec) -> dict[str, Any]:

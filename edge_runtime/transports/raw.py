@@ -32,10 +32,16 @@ def from_raw(data: bytes | memoryview, spec: TensorSpec) -> NDArray[Any]:
 
 def to_raw(values: NDArray[Any], datatype: Datatype) -> bytes:
     """Raw bytes of an array of any shape."""
+    return bytes(to_buffer(values, datatype))
+
+
+def to_buffer(values: NDArray[Any], datatype: Datatype) -> bytes | memoryview:
+    """Raw bytes of an array of any shape; all but BYTES share its memory where it is laid out that way."""
     if datatype == "BYTES":
         items = [as_bytes(item) for item in values.reshape(-1)]
         return b"".join(part for item in items for part in (_LENGTH.pack(len(item)), item))
-    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
 
 
 def _split(data: bytes | memoryview, name: str) -> list[bytes]:

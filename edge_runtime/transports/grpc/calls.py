@@ -81,7 +81,7 @@ class Calls:
         return messages.ModelReadyResponse(ready=self._ready())
 
     async def _server_metadata(self, _: messages.ServerMetadataRequest, __: Context) -> messages.ServerMetadataResponse:
-        return messages.ServerMetadataResponse(name=codec.SERVER_NAME, version=__version__)
+        return messages.ServerMetadataResponse(name=codec.SERVER_NAME, version=__version__, extensions=codec.EXTENSIONS)
 
     async def _model_metadata(
         self, request: messages.ModelMetadataRequest, _: Context

@@ -1,8 +1,9 @@
-"""One HTTP exchange over bare ASGI: read a bounded body, send JSON, turn errors into answers."""
+"""One HTTP exchange over bare ASGI: ask the request, send JSON, turn errors into answers."""
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from typing import Any, Self
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+from typing import Any, TypeVar
 
 from edge_runtime.errors import CallerError, Code, EdgeError
 from edge_runtime.transports.codec import encode_json
@@ -10,13 +11,16 @@ from edge_runtime.transports.status import HTTP_STATUS
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_JSON = (b"content-type", b"application/json")
+JSON = (b"content-type", b"application/json")
 # How long a caller that was told "overloaded" should wait, in seconds.
 _RETRY_AFTER = (b"retry-after", b"1")
+# What a caller whose coding is not known may send instead (RFC 9110 section 15.5.16).
+_ACCEPT_ENCODING = (b"accept-encoding", b"gzip, deflate")
 _MAX_DIGITS = 19  # 64 bits
 _SHOWN = 100  # characters of what the caller sent that go into a message
 
@@ -29,85 +33,8 @@ class WrongMethodError(CallerError):
         super().__init__(f"{scope['path'][:_SHOWN]} does not take {scope['method']}; it takes {self.allow}")
 
 
-class BodyBudget:
-    """The memory that all request bodies together may take while they are read and worked on, in bytes."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.left = max_bytes
-
-    def share(self) -> "BodyShare":
-        """One request's part; to be used as a context."""
-        return BodyShare(self)
-
-
-class BodyShare:
-    """What one request has taken of the budget; given back at the end of the context."""
-
-    __slots__ = ("_budget", "_taken")
-
-    def __init__(self, budget: BodyBudget) -> None:
-        self._budget = budget
-        self._taken = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._budget.left += self._taken
-        self._taken = 0
-
-    def take(self, size: int) -> None:
-        """Take `size` bytes; raises CallerError OVERLOADED where there are no more."""
-        self.check(size)
-        self._budget.left -= size
-        self._taken += size
-
-    def check(self, size: int) -> None:
-        """Raise as `take` does, but take nothing: who only announces bytes has no right to them yet."""
-        if size > self._budget.left:
-            raise CallerError(
-                f"overloaded: requests of more than {self._budget.max_bytes - self._budget.left} bytes are being "
-                f"worked on, {size} more are too many (http.max_bodies_bytes); try again later",
-                Code.OVERLOADED,
-            )
-
-
 class Disconnected(Exception):  # noqa: N818 - not an error of ours: the caller hung up
     """The caller went away before its request was complete."""
-
-
-async def read_body(scope: Scope, receive: Receive, max_bytes: int, share: BodyShare) -> bytes:
-    """The whole body, which takes its bytes from `share` as they come.
-
-    Raises:
-        CallerError: TOO_LARGE beyond `max_bytes`, by the header or by counting; OVERLOADED.
-    """
-    announced = whole_number(header(scope, b"content-length"))
-    if announced is not None:
-        if announced > max_bytes:
-            raise _too_large(announced, max_bytes)
-        share.check(announced)
-    message = await receive()
-    body = _part(message, 0, max_bytes, share)
-    if not message.get("more_body"):  # the common case: all of it at once
-        return body
-    parts, size = [body], len(body)
-    while message.get("more_body"):
-        message = await receive()
-        parts.append(_part(message, size, max_bytes, share))
-        size += len(parts[-1])
-    return b"".join(parts)
-
-
-def _part(message: Mapping[str, Any], before: int, max_bytes: int, share: BodyShare) -> bytes:
-    if message["type"] == "http.disconnect":
-        raise Disconnected
-    part: bytes = message.get("body", b"")
-    if before + len(part) > max_bytes:
-        raise _too_large(before + len(part), max_bytes)
-    share.take(len(part))
-    return part
 
 
 def whole_number(text: str) -> int | None:
@@ -115,16 +42,51 @@ def whole_number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
 
 
-def _too_large(size: int, max_bytes: int) -> CallerError:
-    return CallerError(f"the body has {size} bytes or more, the limit here is {max_bytes}", Code.TOO_LARGE)
+class Exchange:
+    """One request and its answer, with what is asked of the request more than once."""
 
+    __slots__ = ("_headers", "receive", "scope", "send")
 
-def header(scope: Scope, name: bytes) -> str:
-    """A request header's value, or ""."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return str(value.decode("latin-1"))
-    return ""
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope, self.receive, self.send = scope, receive, send
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+
+    def header(self, name: bytes) -> str:
+        """A request header's value, the last one of several, or ""."""
+        return self._headers.get(name, b"").decode("latin-1")
+
+    def check_method(self, method: str) -> None:
+        """Raise WrongMethodError for others. HEAD is GET whose body the server leaves out (RFC 9110 section 9.3.2)."""
+        asked = self.scope["method"]
+        if asked != method and not (asked == "HEAD" and method == "GET"):
+            raise WrongMethodError(self.scope, ("GET", "HEAD") if method == "GET" else (method,))
+
+    def no_such_path(self) -> CallerError:
+        """What is said of a path that is not served."""
+        return CallerError(f"there is no {self.scope['method']} {self.scope['path'][:_SHOWN]}", Code.NOT_FOUND)
+
+    async def answer(self, document: Any, status: int = 200) -> None:
+        """Answer with a JSON document."""
+        await send_json(self.send, document, status)
+
+    async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
+        """The work's result; if the caller hangs up before, the work is cancelled. For use once the body is read.
+
+        Raises:
+            Disconnected: the caller has hung up.
+        """
+        task = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(self.receive())  # there is nothing to receive any more but the end
+        try:
+            await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise Disconnected
+            return task.result()
+        finally:
+            gone.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait((task,))
 
 
 async def send_json(send: Send, document: Any, status: int = 200) -> None:
@@ -132,9 +94,11 @@ async def send_json(send: Send, document: Any, status: int = 200) -> None:
     await send_bytes(send, encode_json(document), status)
 
 
-async def send_bytes(send: Send, body: bytes, status: int, *more: tuple[bytes, bytes]) -> None:
-    """Answer with JSON that is encoded already; `more` are headers."""
-    headers = [_JSON, (b"content-length", str(len(body)).encode()), *more]
+async def send_bytes(
+    send: Send, body: bytes, status: int, *more: tuple[bytes, bytes], content_type: tuple[bytes, bytes] = JSON
+) -> None:
+    """Answer with what is encoded already; `more` are headers."""
+    headers = [content_type, (b"content-length", str(len(body)).encode()), *more]
     if status == HTTP_STATUS[Code.OVERLOADED]:
         headers.append(_RETRY_AFTER)
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -144,10 +108,13 @@ async def send_bytes(send: Send, body: bytes, status: int, *more: tuple[bytes, b
 async def send_error(send: Send, error: Exception) -> None:
     """Answer with what went wrong; what nobody foresaw is logged with its trace and told without it."""
     if isinstance(error, EdgeError):
+        status = 405 if isinstance(error, WrongMethodError) else HTTP_STATUS[error.code]
+        more = []
         if isinstance(error, WrongMethodError):
-            await send_bytes(send, encode_json({"error": str(error)}), 405, (b"allow", error.allow.encode()))
-        else:
-            await send_json(send, {"error": str(error)}, HTTP_STATUS[error.code])
+            more.append((b"allow", error.allow.encode()))
+        if error.code is Code.UNSUPPORTED_MEDIA:
+            more.append(_ACCEPT_ENCODING)
+        await send_bytes(send, encode_json({"error": str(error)}), status, *more)
         return
     log.error("a request failed unexpectedly", exc_info=error)
     await send_json(send, {"error": f"internal error ({type(error).__name__}); the box's log has the details"}, 500)

@@ -132,9 +132,9 @@ class Requests:
     async def _infer(self, message: Incoming, document: Any) -> Mapping[str, Any]:
         started = time.perf_counter()
         description = self._registry.find(_model(message)).description
-        request = await self._off_loop(message, lambda: codec.parse_infer(document, description.inputs))
+        request = await self._off_loop(message, lambda: codec.parse_document(document, description.inputs))
         inference = await self._service.infer(_model(message), request.tensors, call=Call(deadline=_deadline(message)))
-        answer = codec.format_infer(inference, request)
+        answer = codec.format_document(inference, request)
         if not message.response_topic and not self._service.report_tensor_requests:
             latency_ms = (time.perf_counter() - started) * 1000
             self._bus.publish(Result(inference.model, inference.version, time.time(), SOURCE, answer, latency_ms))

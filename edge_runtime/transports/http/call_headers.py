@@ -1,0 +1,37 @@
+"""What headers say of a call: how long its caller waits, and which trace it belongs to."""
+
+import re
+import time
+
+from edge_runtime.errors import CallerError
+from edge_runtime.transports.http.exchange import Exchange
+
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
+# W3C Trace Context, section 3.2.2; what follows the flags is for versions to come.
+_TRACEPARENT = re.compile(
+    r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[^,\s]{0,160})?"
+)
+
+
+def deadline(exchange: Exchange) -> float | None:
+    """When the caller no longer waits, in time.monotonic() seconds: so many after now as Request-Timeout says.
+
+    Raises:
+        CallerError: that header is no number of seconds.
+    """
+    text = exchange.header(b"request-timeout")
+    if not text:
+        return None
+    if not _SECONDS.fullmatch(text):
+        raise CallerError(f"Request-Timeout must be a number of seconds such as 2 or 0.25, but is {text[:20]!r}")
+    return time.monotonic() + float(text)
+
+
+def traceparent(exchange: Exchange) -> str:
+    """The request's traceparent; "" where it has none, several, or one that is not as W3C Trace Context says."""
+    text = exchange.header(b"traceparent")
+    if not text or sum(name == b"traceparent" for name, _ in exchange.scope["headers"]) > 1:
+        return ""
+    found = _TRACEPARENT.fullmatch(text)
+    known = found is not None and (found[1] != "00" or found[2] is None)
+    return text if known else ""
