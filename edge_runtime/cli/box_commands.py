@@ -106,7 +106,7 @@ def infer(args: argparse.Namespace) -> int:
     data = _read_input(args.file)
     kind = args.content_type or answer.content_type(args.file, data)
     with _client(args)[1] as client:
-        document = client.predict(args.model, data, kind)
+        document = client.predict(args.model, data, kind, raw=args.raw)
     if args.json:
         _print_json(document)
     else:

@@ -134,6 +134,7 @@ def _add_model_commands(commands: Any) -> None:
     added = _command(commands, "infer", box_commands.infer, "ask a model about a picture, .npy, CSV or JSON", example)
     added.add_argument("model", metavar="MODEL")
     added.add_argument("file", metavar="FILE", help='"-": standard input')
+    added.add_argument("--raw", action="store_true", help="show the model's output tensors, too")
     added.add_argument("--content-type", metavar="TYPE", help="MIME type (default: as the file looks)")
     _to(added)
     _json(added)

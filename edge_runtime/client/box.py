@@ -96,9 +96,14 @@ class BoxClient:
             raise self._refusal(answer)
         return document
 
-    def predict(self, model: str, data: bytes, content_type: str = "application/octet-stream") -> Document:
-        """Ask for an answer to a picture, sound, CSV or JSON as it is; `content_type` is its MIME type."""
-        path = f"/models/{quote(model, safe='')}/predict"
+    def predict(
+        self, model: str, data: bytes, content_type: str = "application/octet-stream", *, raw: bool = False
+    ) -> Document:
+        """Ask for an answer to a picture, sound, CSV or JSON as it is; `content_type` is its MIME type.
+
+        `raw`: with the values of the model's output tensors in it.
+        """
+        path = f"/models/{quote(model, safe='')}/predict" + ("?raw=1" if raw else "")
         return self._json("POST", path, data, {"Content-Type": content_type})
 
     def infer(self, model: str, request: Mapping[str, Any], version: str | None = None) -> Document:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.contract import manifest as manifests
+from edge_runtime.contract import outputs as outputs_contract
 from edge_runtime.contract import strict, tflite_metadata
 from edge_runtime.contract.manifest import InputDeclaration, Manifest, Task
 from edge_runtime.contract.quantization import dequantize
@@ -30,6 +31,7 @@ from edge_runtime.inference import postprocess, preprocess
 from edge_runtime.inference.description import Description, is_detection, undeclared_input, with_full_range
 from edge_runtime.inference.engine import Kernels, Session
 from edge_runtime.inference.neutral import neutral_inputs
+from edge_runtime.inference.postprocess import Question
 
 _LOG_LIMIT_BYTES = 1024 * 1024
 _TIMED_RUNS = 5
@@ -136,7 +138,7 @@ def describe(
     metadata = tflite_metadata.read(model.read_bytes())
     names = tuple(labels.read_text(encoding="utf-8").rstrip("\n").splitlines()) if labels else metadata.labels
     task = manifest.task or _task(session, outputs, names)
-    _check_labels(task, session.outputs[0], outputs, names)
+    _check_labels(task, _read_output(session, manifest), outputs, names)
     return Description(
         engine="",
         engine_version="",
@@ -153,14 +155,20 @@ def describe(
 
 def _check_declarations(description: Description, manifest: Manifest, outputs: Mapping[str, NDArray[Any]]) -> None:
     """Go through what was declared once, from raw numbers to the answer: what cannot work must not be committed."""
-    spec = description.inputs[0]
+    spec, output = description.inputs[0], description.output or manifest.output
     try:
+        outputs_contract.check_task(description.task, output)
         if len(description.inputs) == 1 and spec.datatype != "BYTES":
             raw = np.zeros([max(1, n) for n in spec.shape])
             preprocess.to_tensor(raw, "", spec, description.input)
-        postprocess.read_answer(outputs, description, manifest.output)
+        postprocess.read_answer(outputs, description, output, Question(neutral_inputs(description.inputs)))
     except (EdgeError, ValueError, TypeError, IndexError) as error:
         raise ContentError(f"what is declared does not fit the model (task {description.task!r}): {error}") from error
+
+
+def _read_output(session: Session, manifest: Manifest) -> TensorSpec:
+    """The output that a task of one output reads; the first where the declared one does not exist: told later."""
+    return next((spec for spec in session.outputs if spec.name == manifest.output.tensor), session.outputs[0])
 
 
 def _metadata_input(declared: InputDeclaration | None, spec: TensorSpec) -> InputDeclaration | None:
@@ -192,7 +200,7 @@ def _looks_like_scores(values: NDArray[Any], spec: TensorSpec) -> bool:
 
 def _check_labels(task: Task, spec: TensorSpec, outputs: Mapping[str, NDArray[Any]], labels: tuple[str, ...]) -> None:
     classes = outputs[spec.name].shape[-1] if outputs[spec.name].ndim else 1
-    if task == "classification" and labels and len(labels) != classes:
+    if task in ("classification", "multilabel") and labels and len(labels) != classes:
         raise ContentError(
             f"there are {len(labels)} labels, but the model has {classes} classes; "
             "is a background class missing or extra?"

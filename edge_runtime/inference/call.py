@@ -31,6 +31,7 @@ class Call:
         id: the caller's own name of it; empty where it has none.
         traceparent: W3C Trace Context header as it came; empty where there is none.
         sequence: which sequence it is a step of, if any.
+        raw: the caller wants the output tensors' values beside the answer.
         queue_seconds: how long it waited for an interpreter.
         pre_seconds: what making the input tensor took.
         engine_seconds: what the engine took.
@@ -43,6 +44,7 @@ class Call:
     id: str = ""
     traceparent: str = ""
     sequence: SequenceStep | None = None
+    raw: bool = False
     queue_seconds: float = 0.0
     pre_seconds: float = 0.0
     engine_seconds: float = 0.0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from edge_runtime.contract import strict
-from edge_runtime.contract.manifest import InputDeclaration, Task
+from edge_runtime.contract.manifest import InputDeclaration, OutputDeclaration, Task
 from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.inference.engine import Kernels
 
@@ -24,6 +24,7 @@ class Description:
         latency_ms: median of a few runs in the probe, in milliseconds, one thread.
         sample_bytes: of all tensors of the model together, for one sample: no batch needs more than that for each.
         control_flow: it has loops or branches, so that its running time depends on what it is given.
+        output: how the answer is read, by manifest and metadata together; None: the manifest's is all there is.
         memory_bytes: what one loaded session added to the probe's resident memory.
     """
 
@@ -39,6 +40,7 @@ class Description:
     memory_bytes: int = 0
     sample_bytes: int = 0
     control_flow: bool = False
+    output: OutputDeclaration | None = None
 
     def to_json(self) -> str:
         """As JSON text."""

@@ -1,99 +1,155 @@
-"""From output tensors to what a person asked: labels, boxes, a value."""
+"""From output tensors to what a person asked: labels, boxes, a mask, a value. Each task's reader is in `answers`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.contract.manifest import OutputDeclaration
+from edge_runtime.contract.outputs import OutputDeclaration
 from edge_runtime.contract.quantization import dequantize
 from edge_runtime.contract.tensors import TensorSpec
+from edge_runtime.inference.answers import raw
+from edge_runtime.inference.answers.classes import classification, multilabel
+from edge_runtime.inference.answers.detection import detection
+from edge_runtime.inference.answers.points import keypoints
+from edge_runtime.inference.answers.segmentation import segmentation
+from edge_runtime.inference.answers.values import anomaly, embedding, regression
+from edge_runtime.inference.answers.view import View, frame_of
 from edge_runtime.inference.description import Description
+from edge_runtime.inference.runner import Tensors
 
-# An answer is read by people and sent over MQTT; whoever needs larger raw outputs asks /v2.
-MAX_RAW_VALUES = 4096
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What was asked, for the answers that need more than the outputs.
+
+    Attributes:
+        inputs: tensors by name, as the model stores them.
+        view: which part of the caller's picture the model saw; None: all of it.
+    """
+
+    inputs: Tensors
+    view: View | None = None
 
 
 def read_answer(
-    outputs: Mapping[str, NDArray[Any]], description: Description, declaration: OutputDeclaration
-) -> dict[str, Any]:
-    """The answer as plain data; its "task" says which of the forms it has. Outputs are as the model stores them."""
-    values = [_real(outputs[spec.name], spec) for spec in description.outputs]
+    outputs: Tensors, description: Description, output: OutputDeclaration, question: Question | None = None
+) -> Answer:
+    """The answer as plain data; its "task" says which of the forms it has. Outputs are as the model stores them.
+
+    Raises:
+        ValueError: the outputs cannot be read as an answer to the task, in the way that was declared.
+    """
+    labels = description.labels
     match description.task:
         case "classification":
-            return _per_sample(values[0], lambda scores: _classification(scores, description.labels, declaration))
-        case "detection":
-            return _detection(values, description.labels, declaration)
+            return _by_row(outputs, description, output, lambda row: classification(row, labels, output))
+        case "multilabel":
+            return _by_row(outputs, description, output, lambda row: multilabel(row, labels, output))
         case "regression":
-            return _per_sample(values[0], lambda value: _regression(value, declaration.unit))
+            return _by_row(outputs, description, output, lambda row: regression(row, output))
+        case "embedding":
+            return _by_row(outputs, description, output, lambda row: embedding(row, output))
+        case "raw":
+            return {"task": "raw", "outputs": _each_output(outputs, description, raw.summary)}
         case _:
-            return _raw(values, description.outputs)
+            return _by_sample(outputs, description, output, question or Question({}))
+
+
+def read_tensors(outputs: Tensors, description: Description) -> Answer:
+    """The real values of all outputs by name, for a caller that asks for them; of a very large one a note instead."""
+    return _each_output(outputs, description, raw.values)
+
+
+def _each_output(
+    outputs: Tensors, description: Description, read: Callable[[NDArray[Any], TensorSpec], Answer]
+) -> Answer:
+    return {spec.name: read(_real(outputs[spec.name], spec), spec) for spec in description.outputs}
 
 
 def _real(stored: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     return stored if spec.datatype == "BYTES" else dequantize(stored, spec)
 
 
-def _per_sample(values: NDArray[Any], read: Any) -> dict[str, Any]:
+def _read_spec(description: Description, output: OutputDeclaration) -> TensorSpec:
+    """The output that a task of one output reads."""
+    if not output.tensor:
+        return description.outputs[0]
+    for spec in description.outputs:
+        if spec.name == output.tensor:
+            return spec
+    known = ", ".join(spec.name for spec in description.outputs)
+    raise ValueError(f"output.tensor: there is no output {output.tensor!r}, but {known}")
+
+
+def _together(answers: list[Answer]) -> Answer:
     """One answer for one sample; for a batch, a list of them."""
-    samples = values.reshape(values.shape[0], -1) if values.ndim > 1 else values.reshape(1, -1)
-    answers = [read(sample) for sample in samples]
     return answers[0] if len(answers) == 1 else {"task": answers[0]["task"], "answers": answers}
 
 
-def _classification(scores: NDArray[Any], labels: Sequence[str], declaration: OutputDeclaration) -> dict[str, Any]:
-    # A stable sort: of equal scores, the class with the smaller index comes first.
-    order = np.argsort(-scores, kind="stable")[: max(1, declaration.top_k)]
-    kept = [
-        {"label": _label(labels, int(i)), "score": _number(scores[i]), "index": int(i)}
-        for i in order
-        if declaration.threshold is None or scores[i] >= declaration.threshold
-    ]
-    best: dict[str, Any] = kept[0] if kept else {"label": None, "score": None, "index": None}
-    return {"task": "classification", **best, "classes": kept}
+def _by_row(
+    outputs: Tensors, description: Description, output: OutputDeclaration, read: Callable[[NDArray[Any]], Answer]
+) -> Answer:
+    """The rows of a task whose answer is made of one row of numbers, (samples, ...) or (numbers,)."""
+    spec = _read_spec(description, output)
+    values = _real(outputs[spec.name], spec)
+    if not values.size:
+        raise ValueError(f"the output {spec.name!r} {list(values.shape)} is empty")
+    rows = values.reshape(values.shape[0], -1) if values.ndim > 1 else values.reshape(1, -1)
+    return _together([read(row) for row in rows])
 
 
-def _detection(values: Sequence[NDArray[Any]], labels: Sequence[str], declaration: OutputDeclaration) -> dict[str, Any]:
-    boxes, classes, scores, count = (v.reshape(-1, 4) if i == 0 else v.reshape(-1) for i, v in enumerate(values))
-    found = min(int(count[0]), len(scores), len(boxes))
-    keys = ("ymin", "xmin", "ymax", "xmax")  # fractions of the picture's height and width
-    objects = [
-        {
-            "label": _label(labels, int(classes[i])),
-            "score": _number(scores[i]),
-            "index": int(classes[i]),
-            "box": dict(zip(keys, map(_number, boxes[i]), strict=True)),
-        }
-        for i in range(found)
-        if declaration.threshold is None or scores[i] >= declaration.threshold
-    ]
-    return {"task": "detection", "objects": objects}
+def _by_sample(outputs: Tensors, description: Description, output: OutputDeclaration, question: Question) -> Answer:
+    """The tasks whose answer is made of tensors of any rank: each sample's part of them is read on its own."""
+    specs = description.outputs if description.task == "detection" else (_read_spec(description, output),)
+    values = [_real(outputs[spec.name], spec) for spec in specs]
+    given = _given(description.inputs[0], question) if description.task == "anomaly" else None
+    samples = _samples(values, description.inputs[0], question)
+    parts = [_part(values, i, samples) for i in range(samples)]
+    read = _reader(specs[0], description, output, question)
+    return _together(
+        [read(part, None if given is None else _part([given], i, samples)[0]) for i, part in enumerate(parts)]
+    )
 
 
-def _regression(value: NDArray[Any], unit: str) -> dict[str, Any]:
-    answer: dict[str, Any] = {"task": "regression"}
-    answer |= {"value": _number(value[0])} if value.size == 1 else {"values": [_number(v) for v in value]}
-    return answer | ({"unit": unit} if unit else {})
+def _reader(
+    spec: TensorSpec, description: Description, output: OutputDeclaration, question: Question
+) -> Callable[[list[NDArray[Any]], NDArray[Any] | None], Answer]:
+    labels = description.labels
+    if description.task == "anomaly":
+        return lambda part, given: anomaly(part[0], given, output)
+    if description.task == "segmentation":
+        view = question.view or View()
+        return lambda part, _: segmentation(part[0], spec, labels, output, view)
+    frame = frame_of(_input_shape(description.inputs[0], question), question.view)
+    if description.task == "keypoints":
+        return lambda part, _: keypoints(part[0], labels, output, frame)
+    return lambda part, _: detection(part, labels, output, frame)
 
 
-def _raw(values: Sequence[NDArray[Any]], specs: Sequence[TensorSpec]) -> dict[str, Any]:
-    return {"task": "raw", "outputs": {spec.name: _raw_output(v) for spec, v in zip(specs, values, strict=True)}}
+def _input_shape(spec: TensorSpec, question: Question) -> tuple[int, ...]:
+    given = question.inputs.get(spec.name)
+    return spec.shape if given is None else given.shape
 
 
-def _raw_output(values: NDArray[Any]) -> dict[str, Any]:
-    flat = values.reshape(-1)
-    if flat.size > MAX_RAW_VALUES:
-        return {"shape": list(values.shape), "note": f"{flat.size} values; ask /v2 for the whole tensor"}
-    listed = [v.decode("utf-8", "replace") if isinstance(v, bytes) else _number(v) for v in flat.tolist()]
-    return {"shape": list(values.shape), "values": listed}
+def _given(spec: TensorSpec, question: Question) -> NDArray[Any] | None:
+    stored = question.inputs.get(spec.name)
+    return None if stored is None else _real(stored, spec)
 
 
-def _label(labels: Sequence[str], index: int) -> str:
-    return labels[index] if 0 <= index < len(labels) else str(index)
+def _samples(values: list[NDArray[Any]], spec: TensorSpec, question: Question) -> int:
+    """How many samples the outputs are of: as many as went in, where every output has so many; else one."""
+    shape = _input_shape(spec, question)
+    samples = shape[0] if len(shape) > 1 else 1
+    if not question.inputs:
+        samples = values[0].shape[0] if values[0].ndim > 1 else 1
+    every = all(value.ndim > 0 and value.shape[0] == samples for value in values)
+    return samples if every and samples > 0 else 1
 
 
-def _number(value: Any) -> float | None:
-    """A float that JSON can carry, short enough to read; None for NaN and infinities."""
-    number = float(value)
-    return float(f"{number:.6g}") if np.isfinite(number) else None
+def _part(values: list[NDArray[Any]], index: int, samples: int) -> list[NDArray[Any]]:
+    """One sample's part, its batch dimension kept as 1."""
+    return values if samples == 1 else [value[index : index + 1] for value in values]

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from edge_runtime.errors import CallerError, Code, ContentError, DeviceError, Ed
 from edge_runtime.events import EventBus, Result
 from edge_runtime.inference import postprocess, preprocess
 from edge_runtime.inference.call import Call
+from edge_runtime.inference.postprocess import Question
 from edge_runtime.inference.registry import Registry, ServedVersion
 from edge_runtime.inference.runner import Tensors
 from edge_runtime.inference.workers import ON_LOOP_BYTES, Workers
@@ -85,7 +86,7 @@ class InferenceService:
                 return at_once
             with self._counted(served, call) as started:
                 outputs = await self._run(served, tensors, call)
-                return self._inference(served, outputs, call, started)
+                return self._inference(served, tensors, outputs, call, started)
 
     def infer_now(self, served: ServedVersion, tensors: Tensors, call: Call) -> Inference | None:
         """What `infer` gives, without waiting; None, and nothing is counted, where `infer` must be awaited."""
@@ -98,7 +99,7 @@ class InferenceService:
             if outputs is None:
                 return None
             call.engine_seconds = time.perf_counter() - started
-            answer = self._inference(served, outputs, call, started)
+            answer = self._inference(served, tensors, outputs, call, started)
         except EdgeError as error:
             served.stats.failed(error.code)
             raise
@@ -106,10 +107,10 @@ class InferenceService:
         return answer
 
     def _inference(
-        self, served: ServedVersion, outputs: Mapping[str, NDArray[Any]], call: Call, started: float
+        self, served: ServedVersion, tensors: Tensors, outputs: Tensors, call: Call, started: float
     ) -> Inference:
         if self.report_tensor_requests:
-            self._report(served, outputs, call, started)
+            self._tell(served, _read(served, outputs, Question(tensors)), call, started)
         about = served.description
         return Inference(served.name, served.version, outputs, about.outputs, about.labels)
 
@@ -122,7 +123,7 @@ class InferenceService:
             tensors = {served.description.inputs[0].name: await self._prepare(served, sample)}
             call.pre_seconds = time.perf_counter() - started
             outputs = await self._run(served, tensors, call)
-            return self._report(served, outputs, call, started)
+            return await self._answer(served, outputs, Question(tensors), call, started)
 
     def close(self) -> None:
         """End the workers."""
@@ -184,18 +185,33 @@ class InferenceService:
         call.engine_seconds = time.perf_counter() - started
         return outputs
 
-    def _report(self, served: ServedVersion, outputs: Mapping[str, NDArray[Any]], call: Call, started: float) -> Answer:
+    async def _answer(
+        self, served: ServedVersion, outputs: Tensors, question: Question, call: Call, started: float
+    ) -> Answer:
         reading = time.perf_counter()
-        try:
-            result = postprocess.read_answer(outputs, served.description, served.manifest.output)
-        except (ValueError, TypeError, IndexError) as error:
-            task = served.description.task
-            raise ContentError(f"the outputs of {served.name!r} cannot be read as {task}: {error}") from error
-        ready = time.perf_counter()
-        call.post_seconds = ready - reading
-        latency_ms = round((ready - started) * 1000, 3)
+        size = sum(output.nbytes for output in outputs.values())
+        result = await self.workers.run(size, lambda: _read(served, outputs, question))
+        told = self._tell(served, result, call, started)
+        call.post_seconds = time.perf_counter() - reading
+        if not call.raw:
+            return told
+        # The tensors are for who asked; who subscribes to results did not.
+        tensors = await self.workers.run(size, lambda: postprocess.read_tensors(outputs, served.description))
+        return replace(told, result={**told.result, "outputs": tensors})
+
+    def _tell(self, served: ServedVersion, result: Mapping[str, Any], call: Call, started: float) -> Answer:
+        latency_ms = round((time.perf_counter() - started) * 1000, 3)
         self._bus.publish(Result(served.name, served.version, time.time(), call.source, result, latency_ms))
         return Answer(served.name, served.version, result, latency_ms)
+
+
+def _read(served: ServedVersion, outputs: Tensors, question: Question) -> Mapping[str, Any]:
+    declared = served.description.output or served.manifest.output
+    try:
+        return postprocess.read_answer(outputs, served.description, declared, question)
+    except (ValueError, TypeError, IndexError) as error:
+        task = served.description.task
+        raise ContentError(f"the outputs of {served.name!r} cannot be read as {task}: {error}") from error
 
 
 def _only_input(served: ServedVersion) -> TensorSpec:

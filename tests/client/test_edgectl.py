@@ -219,6 +219,8 @@ def test_infer(box: FakeBox, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert edgectl.main(["infer", "digits", str(picture), "--to", box.url, "--json", "--content-type", "image/x"]) == 0
     assert json.loads(capsys.readouterr().out) == document
     assert box.requests[-1][3] == "image/x"
+    assert edgectl.main(["infer", "digits", str(picture), "--to", box.url, "--raw"]) == 0
+    assert box.requests[-1][1] == "/models/digits/predict?raw=1"
 
 
 def test_switching_and_removing(box: FakeBox, capsys: pytest.CaptureFixture[str]) -> None:
@@ -332,6 +334,24 @@ def test_content_type(name: str, data: bytes, kind: str) -> None:
         ),
         ({"value": 3.5, "unit": "°C"}, ["3.5 °C"]),
         ({"answers": [{"value": 1}, {"value": 2}]}, ["sample 0", "1", "sample 1", "2"]),
+        ({"values": {"x": 1.5, "y": 2}, "unit": "g"}, ["x: 1.5 g", "y: 2 g"]),
+        ({"values": [1, 2]}, ["1 2"]),
+        ({"score": 0.4, "anomaly": True, "threshold": 0.3}, ["ANOMALY  score 0.4 (threshold 0.3)"]),
+        ({"score": 0.2, "anomaly": False, "threshold": 0.3}, ["normal  score 0.2 (threshold 0.3)"]),
+        ({"points": [{"label": "nose", "y": 0.25, "x": 0.5, "score": 0.9}]}, ["0.9000  nose  y=0.250 x=0.500"]),
+        ({"dimension": 9, "vector": [0.5] * 9}, ["9 numbers: " + "0.5 " * 8 + "..."]),
+        (
+            {"size": [4, 5], "classes": [{"label": "road", "share": 0.75, "rle": {"counts": [1]}}], "note": "x"},
+            ["mask of 4 x 5", " 75.0 %  road", "x"],
+        ),
+        (
+            {"outputs": {"y": {"datatype": "FP32", "shape": [1, 2], "min": 0.0, "max": 1.0, "mean": 0.5}}},
+            ["y FP32[1, 2]  min 0.0, max 1.0, mean 0.5"],
+        ),
+        (
+            {"value": 2, "outputs": {"y": {"datatype": "FP32", "shape": [2], "values": [1, 2]}}},
+            ["2", "y FP32[2]  1 2"],
+        ),
         ({"outputs": 1}, ["{", '  "outputs": 1', "}"]),
         ([1, 2], ["[1, 2]"]),
     ],

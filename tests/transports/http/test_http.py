@@ -101,6 +101,19 @@ def test_predict_takes_arrays_and_answers_in_words(box: RunningBox) -> None:
         assert answer["result"]["label"] in [str(i) for i in range(10)]
 
 
+def test_predict_has_tensors_only_if_asked(box: RunningBox) -> None:
+    """`?raw=1` adds the real values of the outputs to the answer; a misspelt wish is told."""
+    body = as_json(ZEROS)
+    plain = box.post("/models/digits/predict?raw=0", body, "application/json")[1]["result"]
+    assert "outputs" not in plain
+    asked = box.post("/models/digits/predict?raw=1", body, "application/json")[1]["result"]
+    (scores,) = asked.pop("outputs").values()
+    assert (scores["shape"], max(scores["values"])) == ([1, 10], plain["score"])
+    assert asked == plain
+    status, answer = box.post("/models/digits/predict?raw=yes", body, "application/json")
+    assert (status, answer["error"]) == (400, "raw must be 1 or 0, but is 'yes'")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
