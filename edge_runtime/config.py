@@ -188,16 +188,30 @@ class TrustConfig:
 
 _Isolation = Literal["none", "process", "auto"]
 _DelegateFallback = Literal["cpu", "refuse"]
+_Kernels = Literal["auto", "fast", "builtin"]
+_Objective = Literal["latency", "throughput"]
+_Instances = Annotated[int, Range(0, 64)]  # and threads in each; 0: what was measured to be best
+_TuneSeconds = Annotated[float, Range(0, 10 * _MINUTE)]
+_BatchSamples = Annotated[int, Range(1, 1024)]
+_BatchDelay = Annotated[float, Range(0, 1000)]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """How models run. `instances` 0: one interpreter for each core. `isolation` "auto": a process for the unsigned."""
+    """How models run. `isolation` "auto": a process for the unsigned.
+
+    `kernels` "auto", `instances` 0 and `threads` 0: what the box measures to be best for the objective within
+    `tune_seconds`; where it has measured nothing, one interpreter of one thread for each core.
+    """
 
     name: Literal["auto", "litert", "tflite-runtime"] = "auto"
-    kernels: Literal["auto", "fast", "builtin"] = "auto"
-    instances: Annotated[int, Range(0, 64)] = 0
-    threads: Annotated[int, Range(1, 64)] = 1
+    kernels: _Kernels = "auto"
+    instances: _Instances = 0
+    threads: _Instances = 0
+    objective: _Objective = "throughput"
+    tune_seconds: _TuneSeconds = 2.0
+    batch_max_samples: _BatchSamples = 16
+    batch_delay_ms: _BatchDelay = 1.0
     queue_max_requests: Annotated[int, Range(0, 1_000_000)] = 64
     request_timeout_seconds: _Wait = 30.0
     max_tensor_bytes: _Bytes = 64 * _MIB
@@ -222,6 +236,13 @@ class ModelConfig:
     """What holds for one model only: a key that is given takes the place of the same key of [engine]."""
 
     name: str
+    kernels: _Kernels | None = None
+    instances: _Instances | None = None
+    threads: _Instances | None = None
+    objective: _Objective | None = None
+    tune_seconds: _TuneSeconds | None = None
+    batch_max_samples: _BatchSamples | None = None
+    batch_delay_ms: _BatchDelay | None = None
     isolation: _Isolation | None = None
     delegate: str | None = None
     delegate_options: dict[str, str] | None = None

@@ -80,7 +80,7 @@ class Probe:
             manifest=manifest.canonical().decode(),
             engine=self._engine_name,
             kernels=self._engine.kernels,
-            threads=self._engine.threads,
+            threads=self._engine.threads or 1,
             memory_bytes=self._deploy.probe_memory_bytes,
             cpu_seconds=self._deploy.probe_cpu_seconds,
             labels=path(LABELS),

@@ -71,10 +71,10 @@ class Pool:
         # The thread cannot be interrupted: the session comes back when it is done, whoever still waits for it.
         work.add_done_callback(lambda done: self._release(session, done))
         try:
-            async with asyncio.timeout(_left(deadline)):
+            async with asyncio.timeout(seconds_left(deadline)):
                 result = await asyncio.shield(work)
         except TimeoutError as error:
-            raise _late() from error
+            raise too_late() from error
         call.engine_seconds = time.perf_counter() - started
         return result
 
@@ -88,12 +88,12 @@ class Pool:
         waiter: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
-            async with asyncio.timeout(_left(deadline)):
+            async with asyncio.timeout(seconds_left(deadline)):
                 return await waiter
         except (TimeoutError, asyncio.CancelledError) as error:
             self._abandon(waiter)
             if isinstance(error, TimeoutError):
-                raise _late() from error
+                raise too_late() from error
             raise
 
     def _abandon(self, waiter: asyncio.Future[Session]) -> None:
@@ -121,9 +121,11 @@ class Pool:
         self._idle.clear()
 
 
-def _left(deadline: float) -> float | None:
+def seconds_left(deadline: float) -> float | None:
+    """What is left until a time in time.monotonic() seconds; None for ever."""
     return None if deadline == math.inf else max(0.0, deadline - time.monotonic())
 
 
-def _late() -> CallerError:
+def too_late() -> CallerError:
+    """What a caller is told whose deadline has passed."""
     return CallerError("no answer within the deadline; the request was dropped", Code.DEADLINE_EXCEEDED)

@@ -9,7 +9,9 @@ from edge_runtime.errors import CallerError, Code
 from edge_runtime.inference.admission import Admission
 from edge_runtime.inference.description import Description
 from edge_runtime.inference.runner import Runner
+from edge_runtime.inference.setup import Setup
 from edge_runtime.inference.stats import Stats
+from edge_runtime.inference.tuning import Objective, Tuning
 
 
 @dataclass(eq=False)
@@ -22,6 +24,9 @@ class ServedVersion:
     runner: Runner
     admission: Admission
     stats: Stats = field(default_factory=Stats)
+    setup: Setup | None = None
+    tuning: Tuning | None = None
+    objective: Objective = "throughput"
     leases: int = 0
     retired: bool = False
 
@@ -115,6 +120,20 @@ class Registry:
             slot.warm.retire()
         slot.active, slot.warm = new, slot.active
         return slot.warm
+
+    def replace(self, new: ServedVersion) -> None:
+        """Serve the same version from another setup: it takes the place of the loaded one, active or warm."""
+        slot = self._slots.get(new.name)
+        if slot is None:
+            raise CallerError(f"model {new.name!r} is not on this box any more", Code.NOT_FOUND)
+        if slot.active.digest == new.digest:
+            slot.active, old = new, slot.active
+        elif slot.warm is not None and slot.warm.digest == new.digest:
+            slot.warm, old = new, slot.warm
+        else:
+            raise CallerError(f"{new.name} {new.version} is not loaded any more", Code.CONFLICT)
+        new.stats = old.stats  # it is the same version to whoever counts
+        old.retire()
 
     def swap_back(self, model: str) -> ServedVersion | None:
         """Undo the last swap: the warm version is active again, or the model is gone; the failed one is retired."""
