@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import glob
+import importlib
 import logging
 import os
 import platform
@@ -11,11 +12,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime import __version__
 from edge_runtime.config import Config, DeviceConfig, TrustConfig
-from edge_runtime.contract import names, signing
+from edge_runtime.contract import names
 from edge_runtime.contract.errors import ContractError
 from edge_runtime.deploy import catalog
 from edge_runtime.deploy.deployer import Deployer
@@ -38,11 +39,13 @@ from edge_runtime.transports.grpc import extra as grpc_extra
 from edge_runtime.transports.http.app import HttpApp
 from edge_runtime.transports.http.dataplane import DataPlane
 from edge_runtime.transports.http.direct import Direct
-from edge_runtime.transports.http.management import Management, Views
-from edge_runtime.transports.http.metrics import Metrics
 from edge_runtime.transports.http.server import HttpServer
-from edge_runtime.transports.mdns import Advertiser
-from edge_runtime.transports.mqtt.link import MqttLink
+
+if TYPE_CHECKING:  # these are imported where they are used: the box is ready sooner, and what is off takes no memory
+    from edge_runtime.contract import signing
+    from edge_runtime.transports.http.management import Management
+    from edge_runtime.transports.mdns import Advertiser
+    from edge_runtime.transports.mqtt.link import MqttLink
 
 log = logging.getLogger(__name__)
 
@@ -76,26 +79,33 @@ class Daemon:
         self._store = Store(connection, state_dir)
         probe = Probe(config.deploy, config.engine, loader.engine.name, self._store)
         self._deployer = Deployer(config.deploy, self._policy, self._store, probe, loader, self._registry, self._bus)
-        uploads = Uploads(config.deploy, state_dir, self._deployer, tasks)
+        self._uploads = Uploads(config.deploy, state_dir, self._deployer, tasks)
 
         self._data_plane = DataPlane(self._service, self._registry, config.http)
-        views = Views(models=self._models, health=self._health_view, index=self._index)
-        metrics = Metrics(self._registry, self._gauges)
-        management = Management(self._deployer, uploads, metrics, views)
         direct = Direct(self._registry, self._service)
-        self._http = HttpServer(config.http, HttpApp(self._data_plane, management), direct)
+        self._http = HttpServer(config.http, HttpApp(self._data_plane, self._make_management), direct)
         self._grpc = grpc_extra.open_server(
             config.grpc, config.http.host, self._service, self._registry, ready=lambda: self._data_plane.ready
         )
         self._grpc_port = self._grpc.port if self._grpc else 0
         self._mqtt = self._make_mqtt(state_file) if config.mqtt.url else None
-        self._mdns = self._make_mdns() if config.discovery.mdns else None
+        self._mdns: Advertiser | None = None
         self._pipelines = [Pipeline(pipeline, self._service) for pipeline in config.pipeline]
         self._sensor_tasks: list[asyncio.Task[None]] = []
         self._health = Health(config.lifecycle.health_timeout_seconds)
         self._register_checks()
 
-    def _make_mqtt(self, state_file: Path) -> MqttLink:
+    def _make_management(self) -> "Management":
+        """With the first request for it, or soon after the start: the frameworks that it needs take their time."""
+        from edge_runtime.transports.http.management import Management, Views  # noqa: PLC0415 - see above
+        from edge_runtime.transports.http.metrics import Metrics  # noqa: PLC0415 - see above
+
+        views = Views(models=self._models, health=self._health_view, index=self._index)
+        return Management(self._deployer, self._uploads, Metrics(self._registry, self._gauges), views)
+
+    def _make_mqtt(self, state_file: Path) -> "MqttLink":
+        from edge_runtime.transports.mqtt.link import MqttLink  # noqa: PLC0415 - where there is a broker
+
         return MqttLink(
             self._config.mqtt,
             device=self._config.device.name,
@@ -109,7 +119,9 @@ class Daemon:
             models=lambda: catalog.summary(self._registry),
         )
 
-    def _make_mdns(self) -> Advertiser:
+    def _make_mdns(self) -> "Advertiser":
+        from edge_runtime.transports.mdns import Advertiser  # noqa: PLC0415 - loaded by `_start`
+
         return Advertiser(
             self._config.discovery,
             device=self._config.device.name,
@@ -145,7 +157,10 @@ class Daemon:
             self._sensor_tasks.append(self._background.keep(f"pipeline {pipeline.config.name}", pipeline.run))
         self._notifier.notify("READY=1", f"STATUS={self._status_line()}")
         log.info("ready: %s", self._status_line())
-        if self._mdns:
+        await _load("edge_runtime.transports.http.management")
+        if self._config.discovery.mdns:
+            await _load("edge_runtime.transports.mdns")
+            self._mdns = self._make_mdns()
             await self._mdns.start()
             self._bus.subscribe(ModelsChanged, lambda _: self._readvertise())
 
@@ -208,7 +223,7 @@ class Daemon:
         if self._mqtt:
             health.register("mqtt thread", self._check_mqtt_thread, fatal=True)
             health.register("mqtt", self._check_mqtt, fatal=False)
-        if self._mdns:
+        if self._config.discovery.mdns:
             health.register("mdns", self._check_mdns, fatal=False)
         for pipeline in self._pipelines:
             health.register(f"pipeline {pipeline.config.name}", _pipeline_check(pipeline), fatal=False)
@@ -322,6 +337,11 @@ def _pipeline_check(pipeline: Pipeline) -> Any:
     return check
 
 
+async def _load(module: str) -> None:
+    """Import a module while requests are answered."""
+    await asyncio.to_thread(importlib.import_module, module)
+
+
 async def _attempt(what: str, step: Callable[[], Awaitable[None]]) -> None:
     try:
         await step()
@@ -336,11 +356,13 @@ def _as_step(close: Callable[[], None]) -> Callable[[], Awaitable[None]]:
     return step
 
 
-def load_keys(config: TrustConfig, problems: list[str]) -> tuple[signing.TrustedKey, ...]:
+def load_keys(config: TrustConfig, problems: list[str]) -> "tuple[signing.TrustedKey, ...]":
     """The trusted keys that can be read; of the others `problems` says why (one bad file must not brick a box)."""
     keys = []
     for pattern in config.keys:
         for path in sorted(glob.glob(pattern)):  # noqa: PTH207 - patterns are absolute, as the operator wrote them
+            from edge_runtime.contract import signing  # noqa: PLC0415 - cryptography takes memory: only where a key is
+
             try:
                 keys.append(signing.load_public(Path(path)))
             except ContractError as error:

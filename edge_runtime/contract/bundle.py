@@ -14,7 +14,6 @@ from typing import BinaryIO, Self
 
 from edge_runtime.contract.errors import ContractError
 from edge_runtime.contract.manifest import MAX_MANIFEST_BYTES, FileEntry
-from edge_runtime.contract.signing import MAX_SIGNATURE_BYTES
 
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
@@ -28,6 +27,7 @@ CONTENT = (MODEL, LABELS, GOLDEN, REFERENCE, REPORT)
 MEMBERS = (MANIFEST, SIGNATURE, *CONTENT)
 
 MAX_LABELS_BYTES = 4 * 1024 * 1024
+MAX_SIGNATURE_BYTES = 64 * 1024
 _CAPS = {MANIFEST: MAX_MANIFEST_BYTES, SIGNATURE: MAX_SIGNATURE_BYTES, LABELS: MAX_LABELS_BYTES}
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a ZIP can hold: the same input gives the same bytes
 _CHUNK = 1 << 20

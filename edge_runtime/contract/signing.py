@@ -16,9 +16,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from edge_runtime.contract import strict
+from edge_runtime.contract.bundle import MAX_SIGNATURE_BYTES
 from edge_runtime.contract.errors import ContractError
-
-MAX_SIGNATURE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,16 @@
 """Whether bytes may become a model on this box. Pure: bytes and facts in, a manifest or an error out."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edge_runtime.contract import manifest as manifests
-from edge_runtime.contract import signing
 from edge_runtime.contract.bundle import CONTENT, LABELS, MODEL, SIGNATURE
 from edge_runtime.contract.errors import ContractError
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.errors import Code, ContentError
+
+if TYPE_CHECKING:
+    from edge_runtime.contract import signing
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +18,7 @@ class Policy:
     """Which keys are trusted, and whether a signature of one of them is needed."""
 
     require_signature: bool
-    keys: tuple[signing.TrustedKey, ...]
+    keys: "tuple[signing.TrustedKey, ...]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ def _signer(manifest_bytes: bytes, signature_bytes: bytes | None, policy: Policy
                 Code.UNTRUSTED,
             )
         return None
+    from edge_runtime.contract import signing  # noqa: PLC0415 - cryptography takes memory: only where something is signed
+
     try:
         return signing.verify(manifest_bytes, signature_bytes, policy.keys).name
     except ContractError as error:

@@ -11,6 +11,7 @@ from edge_runtime.inference.admission import Admission
 from edge_runtime.inference.description import Description
 from edge_runtime.inference.registry import ServedVersion
 from edge_runtime.inference.tuning import Tuning
+from edge_runtime.system import memory
 
 
 class Loader:
@@ -29,6 +30,7 @@ class Loader:
         best = tuning.best(config.objective) if tuning else None
         setup = best.setup if best else setups.unmeasured(description, config)
         sessions = [self.engine.open(model, setup.kernels, setup.threads) for _ in range(setup.instances)]
+        memory.release_file_pages(model)
         runner = setups.make_runner(sessions, setup, description, config.queue_max_requests)
         admission = Admission(description, config)
         served = ServedVersion(manifest, manifest.digest(), description, runner, admission)
