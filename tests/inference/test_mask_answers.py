@@ -116,7 +116,7 @@ def test_a_mask_of_noise_is_bounded() -> None:
     )
 
 
-@pytest.mark.parametrize("shape", [(4,), (2, 3, 3, 3), (1, 0, 3, 3), ()])
+@pytest.mark.parametrize("shape", [(4,), (2, 3, 3, 3), (1, 0, 3, 3), (1, 1000), ()])
 def test_no_mask(shape: tuple[int, ...]) -> None:
     """What has no height and width is no mask."""
     with pytest.raises(ValueError, match="is no mask"):

@@ -55,7 +55,7 @@ def _indices(
         scores = np.moveaxis(scores, 0, -1)
     if scores.ndim == 3 and scores.shape[2] == 1:
         scores = scores[:, :, 0]
-    if scores.ndim not in (2, 3) or not scores.size:
+    if scores.ndim not in (2, 3) or not scores.size or min(scores.shape[:2]) < 2:
         raise ValueError(f"an output {list(values.shape)} is no mask of height, width and classes")
     if scores.ndim == 3:
         return _best(scores, output), labels
