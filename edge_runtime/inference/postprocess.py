@@ -20,6 +20,7 @@ from edge_runtime.inference.description import Description
 from edge_runtime.inference.runner import Tensors
 
 Answer = dict[str, Any]
+PLACED = ("detection", "segmentation", "keypoints")  # their answers say where something is in the picture
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.errors import CallerError, Code, ContentError, DeviceError, EdgeError
 from edge_runtime.events import EventBus, Result
 from edge_runtime.inference import postprocess, preprocess
+from edge_runtime.inference.answers.picture_view import picture_view
+from edge_runtime.inference.answers.view import View, frame_of
 from edge_runtime.inference.call import Call
 from edge_runtime.inference.postprocess import Question
 from edge_runtime.inference.registry import Registry, ServedVersion
@@ -123,7 +125,8 @@ class InferenceService:
             tensors = {served.description.inputs[0].name: await self._prepare(served, sample)}
             call.pre_seconds = time.perf_counter() - started
             outputs = await self._run(served, tensors, call)
-            return await self._answer(served, outputs, Question(tensors), call, started)
+            question = Question(tensors, await self._view(served, sample))
+            return await self._answer(served, outputs, question, call, started)
 
     def close(self) -> None:
         """End the workers."""
@@ -184,6 +187,16 @@ class InferenceService:
             return await served.runner.run(tensors, call)
         call.engine_seconds = time.perf_counter() - started
         return outputs
+
+    async def _view(self, served: ServedVersion, sample: Sample) -> View | None:
+        """Which part of a picture the model saw, for the answers that say where something is; None: all of it."""
+        about, data = served.description, sample.data
+        if about.input is None or about.input.resize == "stretch" or about.task not in postprocess.PLACED:
+            return None
+        if not isinstance(data, bytes) or preprocess.picture_format(data) is None:
+            return None
+        declaration, frame = about.input, frame_of(about.inputs[0].shape, None)
+        return await self.workers.run(ON_LOOP_BYTES + 1, lambda: picture_view(data, frame, declaration))
 
     async def _answer(
         self, served: ServedVersion, outputs: Tensors, question: Question, call: Call, started: float

@@ -1,20 +1,30 @@
 """Answers of real models to real inputs, beside what the models' authors say of them."""
 
+import asyncio
+import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from peers import require_library, require_shared
+from PIL import Image, ImageOps
 
+from edge_runtime.config import EngineConfig
 from edge_runtime.contract.manifest import InputDeclaration, Manifest, OutputDeclaration
 from edge_runtime.contract.outputs import BoxDeclaration, Task
 from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.deploy import probe_child
 from edge_runtime.errors import ContentError
+from edge_runtime.events import EventBus
 from edge_runtime.inference import engine as engines
 from edge_runtime.inference import preprocess
+from edge_runtime.inference.call import Call
 from edge_runtime.inference.description import Description
+from edge_runtime.inference.loader import Loader
 from edge_runtime.inference.postprocess import Question, read_answer
+from edge_runtime.inference.registry import Registry
+from edge_runtime.inference.service import Answer, InferenceService, Sample
 
 SSD = "vision/coco_ssd_mobilenet_v1_1.0_quant_2018_06_29.tflite"
 MOBILENET = "vision/mobilenet_v1_0.25_224_quant.tflite"
@@ -58,6 +68,36 @@ def test_a_detector_may_be_asked_for_fewer_objects() -> None:
     assert len(ask(SSD, "images/pets.jpg", output=told)["objects"]) == 1
     told = OutputDeclaration(threshold=0.5, boxes=BoxDeclaration(nms="agnostic", iou_threshold=0.0))
     assert [o["label"] for o in ask(SSD, "images/grace_hopper.bmp", output=told)["objects"]] == ["person"]
+
+
+def test_boxes_of_a_cropped_picture_are_those_of_the_whole() -> None:
+    """A wide picture of which the model sees the middle: the person is where the caller sees her."""
+    path = require_shared(f"models/{SSD}")
+    with Image.open(require_shared("data/images/grace_hopper.bmp")) as picture:
+        wide = ImageOps.expand(picture.convert("RGB"), (picture.width, 0, picture.width, 0))
+    wide = wide.resize((900, 300))
+    buffer = io.BytesIO()
+    wide.save(buffer, "PNG")
+    pictures = InputDeclaration("image", resize="crop", full_range=True)
+    manifest = Manifest("m", "1.0.0", {}, input=pictures, output=OutputDeclaration(threshold=0.6))
+    session = engines.choose("auto").open(path, "builtin", 1)
+    description = probe_child.describe(manifest, session, probe_child._smoke(session)[0], path, None)
+    registry = Registry()
+    registry.swap(Loader(EngineConfig(instances=1)).load(manifest, replace(description, kernels="builtin"), path))
+
+    async def ask_service() -> Answer:
+        service = InferenceService(registry, EventBus(), EngineConfig())
+        try:
+            return await service.predict("m", Sample(buffer.getvalue(), "image/png"), call=Call("http", raw=True))
+        finally:
+            service.close()
+            registry.close()
+
+    told = asyncio.run(ask_service())
+    box = next(entry["box"] for entry in told.result["objects"] if entry["label"] == "person")
+    assert box["xmin"] == pytest.approx(1 / 3, abs=0.02)
+    assert box["xmax"] == pytest.approx(2 / 3, abs=0.02)
+    assert {entry["shape"][0] for entry in told.result["outputs"].values()} == {1}
 
 
 @pytest.mark.parametrize(

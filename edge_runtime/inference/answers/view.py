@@ -75,3 +75,30 @@ def frame_of(shape: tuple[int, ...], view: View | None) -> Frame:
 def corners_of(boxes: NDArray[Any], order: BoxFormat) -> NDArray[Any]:
     """Boxes (N, 4) in any format as corners (N, 4): ymin, xmin, ymax, xmax."""
     return _CORNERS[order](boxes)
+
+
+def view_of(have: tuple[int, int], want: tuple[int, int], resize: str, crop_fraction: float = 1.0) -> View:
+    """What a model that takes pictures of the size `want` sees of one of the size `have` (width, height, upright).
+
+    `resize` and `crop_fraction` are the input declaration's.
+    """
+    match resize:
+        case "crop":
+            scale = min(have[0] / want[0], have[1] / want[1]) * crop_fraction
+            width, height = want[0] * scale / have[0], want[1] * scale / have[1]
+            return View((1 - height) / 2, (1 - width) / 2, height, width)
+        case "fit":
+            scale = min(want[0] / have[0], want[1] / have[1])
+            inner = (max(1, round(have[0] * scale)), max(1, round(have[1] * scale)))
+            left, top = ((outer - part) // 2 for outer, part in zip(want, inner, strict=True))
+            return View(-top / inner[1], -left / inner[0], want[1] / inner[1], want[0] / inner[0])
+        case "none":
+            left, top = (_cut(whole, part) for whole, part in zip(have, want, strict=True))
+            return View(top / have[1], left / have[0], want[1] / have[1], want[0] / have[0])
+        case _:
+            return View((1 - crop_fraction) / 2, (1 - crop_fraction) / 2, crop_fraction, crop_fraction)
+
+
+def _cut(have: int, want: int) -> int:
+    """Pixels cut off before the middle part, or, below 0, added."""
+    return (have - want) // 2 if have >= want else -((want - have) // 2)
