@@ -1,0 +1,106 @@
+"""Models that run in worker processes of their own: a crash costs one answer, and the daemon nothing."""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edge_runtime.config import EngineConfig
+from edge_runtime.errors import Code, ContentError
+from edge_runtime.inference.crash_history import CrashHistory
+from edge_runtime.inference.engine import Engine, Kernels
+from edge_runtime.inference.worker_process import Job, WorkerLostError, WorkerProcess
+
+log = logging.getLogger(__name__)
+
+
+class IsolatedEngine:
+    """An engine whose sessions are processes. Implements `engine.Engine`; make one for each model that is loaded."""
+
+    def __init__(self, inner: Engine, config: EngineConfig) -> None:
+        self.name = inner.name
+        self.version = inner.version
+        self.history = CrashHistory(config.isolated_max_crashes, config.isolated_crash_window_seconds)
+        self._config = config
+
+    def open(self, model: Path, kernels: Kernels, threads: int) -> "IsolatedSession":
+        """See `engine.Engine.open`."""
+        job = Job(str(model.absolute()), self.name, kernels, threads, self._config.isolated_memory_bytes)
+        return IsolatedSession(job, self._config, self.history)
+
+
+class IsolatedSession:
+    """A worker process, and another one where it crashed. Implements `engine.Session`."""
+
+    def __init__(self, job: Job, config: EngineConfig, history: CrashHistory) -> None:
+        self._job = job
+        self._config = config
+        self._history = history
+        worker = self._start()
+        self._worker: WorkerProcess | None = worker
+        try:
+            worker.ready()
+        except WorkerLostError as lost:
+            raise lost.error from lost
+        except BaseException:
+            worker.end()
+            raise
+        self.inputs, self.outputs, self.sample_bytes = worker.inputs, worker.outputs, worker.sample_bytes
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the worker there is now."""
+        return self._worker.pid if self._worker else None
+
+    def run(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """See `engine.Session.run`. A worker that had ended before it was asked costs time, but no answer.
+
+        Raises:
+            ContentError: the model failed, crashed, hung, or keeps crashing (UNAVAILABLE, at once).
+            DeviceError: the worker was killed from outside, or there is no memory for the tensors.
+        """
+        while True:
+            worker = self._living()
+            try:
+                worker.ready()
+                return worker.run(tensors)
+            except WorkerLostError as lost:
+                self._replace(lost)
+                if not lost.unheard:
+                    raise lost.error from lost
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._worker:
+            self._worker.end()
+            self._worker = None
+
+    def _start(self) -> WorkerProcess:
+        return WorkerProcess(self._job, self._config.isolated_max_seconds, self._config.max_batch_bytes)
+
+    def _living(self) -> WorkerProcess:
+        if self._worker is None:
+            self._check_pause()
+            self._worker = self._start()
+        return self._worker
+
+    def _check_pause(self) -> None:
+        now = time.monotonic()
+        left = self._history.pause_left(now)
+        if left:
+            raise ContentError(
+                f"the model keeps crashing ({self._history.recent(now)} times of late); it is left alone for "
+                f"{left:.0f} s more. Push another version, or roll back",
+                Code.UNAVAILABLE,
+            )
+
+    def _replace(self, lost: WorkerLostError) -> None:
+        """Start the next worker at once, so that it loads while nobody waits; in a crash loop, not before its pause."""
+        now = time.monotonic()
+        self._history.crashed(now)
+        left = self._history.pause_left(now)
+        log.warning("%s (%s)%s", lost.error, self._job.model, f"; next try in {left:.0f} s" if left else "")
+        self._worker = None if left else self._start()

@@ -1,0 +1,131 @@
+"""The worker process of an isolated model: opens it within limits, and answers one request after the other.
+
+It is started as `python -m edge_runtime.inference.isolated_worker N`, N being the descriptor of the socket to its
+daemon. Standard input is a pipe that nobody ever writes to: it closes when the daemon is gone.
+"""
+
+import fcntl
+import os
+import resource
+import select
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.contract import strict
+from edge_runtime.errors import DeviceError, EdgeError
+from edge_runtime.inference import engine as engines
+from edge_runtime.inference import messages
+from edge_runtime.inference.engine import Session
+from edge_runtime.inference.shared_memory import Placed, Region, needed, place
+from edge_runtime.inference.worker_process import KEPT_BYTES, LOG_MAX_BYTES, Job
+
+# Beyond what is open once the model is loaded: memory that comes with a message, and its mapping.
+_SPARE_DESCRIPTORS = 4
+
+
+def main() -> int:
+    """Answer until the daemon is gone."""
+    _die_with_the_daemon()
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        job = strict.decode(Job, messages.receive(connection)[0])
+        _limit(job.memory_bytes)
+        session = _open(connection, job)
+        _limit_descriptors()
+        if session is not None:
+            _Desk(connection, session).serve()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the daemon is done with us
+    return 0
+
+
+def _die_with_the_daemon() -> None:
+    """Be ended by the kernel (SIGIO) when the pipe closes: a model that hangs would not let Python look at it."""
+    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
+    watched = select.poll()
+    watched.register(0, select.POLLIN)
+    if watched.poll(0):
+        sys.exit(0)  # it was gone before we looked
+
+
+def _limit(memory_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LOG_MAX_BYTES, LOG_MAX_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limit_descriptors() -> None:
+    most = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 1 + _SPARE_DESCRIPTORS
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _open(connection: socket.socket, job: Job) -> Session | None:
+    try:
+        session = engines.choose(job.engine).open(Path(job.model), job.kernels, job.threads)
+    except EdgeError as error:
+        messages.send(connection, {"error": str(error), "device": isinstance(error, DeviceError)})
+        return None
+    ready = {
+        "inputs": [strict.encode(spec) for spec in session.inputs],
+        "outputs": [strict.encode(spec) for spec in session.outputs],
+        "sample_bytes": session.sample_bytes,
+    }
+    messages.send(connection, ready)
+    return session
+
+
+class _Desk:
+    """One request at a time: inputs are read where they lie, outputs are put where the daemon reads them."""
+
+    def __init__(self, connection: socket.socket, session: Session) -> None:
+        self._connection = connection
+        self._session = session
+        self._inputs: Region | None = None
+        self._outputs: Region | None = None
+
+    def serve(self) -> None:
+        """Until the daemon is gone."""
+        while True:
+            request, descriptor = messages.receive(self._connection)
+            if descriptor is not None:
+                self._inputs = _mapped(descriptor, request["size"])
+            self._answer([Placed.read(plain) for plain in request["inputs"]])
+
+    def _answer(self, inputs: list[Placed]) -> None:
+        try:
+            outputs = self._session.run(dict(self._inputs.read(inputs)) if self._inputs else {})
+        except EdgeError as error:
+            messages.send(self._connection, {"error": str(error)})
+        except Exception as error:  # noqa: BLE001 - one request failed, whatever it was; the next one may not
+            messages.send(self._connection, {"error": f"the model failed to run: {type(error).__name__}: {error}"})
+        else:
+            self._hand_over(outputs)
+
+    def _hand_over(self, outputs: Mapping[str, Any]) -> None:
+        tensors = place(outputs)
+        placed = [tensor for tensor, _ in tensors]
+        room = needed(placed)
+        if self._outputs is None or self._outputs.size < room:
+            messages.send(self._connection, {"room": room})
+            answer, descriptor = messages.receive(self._connection)
+            if descriptor is None:
+                return  # it has none; its caller knows
+            self._outputs = _mapped(descriptor, answer["size"])
+        self._outputs.write(tensors)
+        messages.send(self._connection, {"outputs": [tensor.plain() for tensor in placed]})
+        if self._outputs.size > KEPT_BYTES:
+            self._outputs = None
+
+
+def _mapped(descriptor: int, size: int) -> Region:
+    region = Region(descriptor, size)
+    region.close_descriptor()
+    return region
+
+
+if __name__ == "__main__":
+    sys.exit(main())
