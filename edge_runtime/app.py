@@ -74,7 +74,7 @@ class Daemon:
         self._registry = Registry()
         self._service = InferenceService(self._registry, self._bus, config.engine)
         self._service.report_tensor_requests = config.mqtt.publish_tensor_requests
-        loader = Loader(config.engine)
+        loader = Loader(config.engine, config.model)
         self._engine = f"{loader.engine.name} {loader.engine.version}"
         self._store = Store(connection, state_dir)
         probe = Probe(config.deploy, config.engine, loader.engine.name, self._store)

@@ -352,7 +352,8 @@ class Deployer:
             raise DeviceError(
                 f"the files of {manifest.name} {manifest.version} are damaged; push it again with --force"
             )
-        return self._loader.load(manifest, deployment.description, model)
+        signed = deployment.signed_by is not None
+        return self._loader.load(manifest, deployment.description, model, signed=signed)
 
 
 def _present(deployment: Deployment | None, digest: str) -> Deployment:

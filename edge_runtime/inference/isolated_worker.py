@@ -21,6 +21,7 @@ from edge_runtime.inference import messages
 from edge_runtime.inference.engine import Session
 from edge_runtime.inference.shared_memory import Placed, Region, needed, place
 from edge_runtime.inference.worker_process import KEPT_BYTES, LOG_MAX_BYTES, Job
+from edge_runtime.system import memory
 
 # Beyond what is open once the model is loaded: memory that comes with a message, and its mapping.
 _SPARE_DESCRIPTORS = 4
@@ -29,7 +30,7 @@ _SPARE_DESCRIPTORS = 4
 def main() -> int:
     """Answer until the daemon is gone."""
     _die_with_the_daemon()
-    connection = socket.socket(fileno=int(sys.argv[1]))
+    connection = _connection(int(sys.argv[1]))
     try:
         job = strict.decode(Job, messages.receive(connection)[0])
         _limit(job.memory_bytes)
@@ -40,6 +41,13 @@ def main() -> int:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the daemon is done with us
     return 0
+
+
+def _connection(descriptor: int) -> socket.socket:
+    """The socket under the lowest number that is free, so that a limit of numbers leaves no gaps below it."""
+    lowest = os.dup(descriptor)
+    os.close(descriptor)
+    return socket.socket(fileno=lowest)
 
 
 def _die_with_the_daemon() -> None:
@@ -69,6 +77,7 @@ def _open(connection: socket.socket, job: Job) -> Session | None:
     except EdgeError as error:
         messages.send(connection, {"error": str(error), "device": isinstance(error, DeviceError)})
         return None
+    memory.release_file_pages(Path(job.model))
     ready = {
         "inputs": [strict.encode(spec) for spec in session.inputs],
         "outputs": [strict.encode(spec) for spec in session.outputs],
@@ -113,10 +122,11 @@ class _Desk:
             messages.send(self._connection, {"room": room})
             answer, descriptor = messages.receive(self._connection)
             if descriptor is None:
-                return  # it has none; its caller knows
+                messages.send(self._connection, {"error": f"there is no room for outputs of {room} bytes"})
+                return
             self._outputs = _mapped(descriptor, answer["size"])
         self._outputs.write(tensors)
-        messages.send(self._connection, {"outputs": [tensor.plain() for tensor in placed]})
+        messages.send(self._connection, {"outputs": placed})
         if self._outputs.size > KEPT_BYTES:
             self._outputs = None
 

@@ -10,13 +10,14 @@ from typing import Any
 _LENGTH = struct.Struct("<I")
 # Names and shapes of every tensor of a model; the tensors themselves are in shared memory.
 MAX_BYTES = 16 * 2**20
-_READ_BYTES = 64 * 2**10
+_READ_BYTES = 4096
 _MAX_DESCRIPTORS = 1
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def send(connection: socket.socket, message: object, descriptor: int | None = None) -> None:
     """Send a message, with a descriptor where one is given. Raises OSError where nobody is there any more."""
-    body = json.dumps(message, separators=(",", ":")).encode()
+    body = _encode(message).encode()
     data = _LENGTH.pack(len(body)) + body
     if descriptor is not None:
         data = data[socket.send_fds(connection, [data], [descriptor]) :]

@@ -8,6 +8,7 @@ from edge_runtime.contract.manifest import Manifest
 from edge_runtime.errors import CallerError, Code
 from edge_runtime.inference.admission import Admission
 from edge_runtime.inference.description import Description
+from edge_runtime.inference.placement import Placement
 from edge_runtime.inference.runner import Runner
 from edge_runtime.inference.setup import Setup
 from edge_runtime.inference.stats import Stats
@@ -23,6 +24,7 @@ class ServedVersion:
     description: Description
     runner: Runner
     admission: Admission
+    placement: Placement = field(default_factory=Placement)
     stats: Stats = field(default_factory=Stats)
     setup: Setup | None = None
     tuning: Tuning | None = None

@@ -12,14 +12,18 @@ _PATIENCE_SECONDS = 3.0
 
 
 class SelfCheck:
-    """Runs the quickest of the active models on an input of zeros; a box without a model has nothing to check."""
+    """Runs the quickest of the active models on an input of zeros; a box without a model has nothing to check.
+
+    A model in a process of its own says nothing of the daemon: whatever it does, the daemon must not be restarted.
+    """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
     async def run(self) -> str | None:
         """What is wrong, or None. Raises EdgeError when the model itself fails."""
-        served = min(self._registry.active(), key=lambda s: s.description.latency_ms, default=None)
+        inside = (served for served in self._registry.active() if not served.placement.isolated)
+        served = min(inside, key=lambda s: s.description.latency_ms, default=None)
         if served is None:
             return None
         tensors = neutral_inputs(served.description.inputs)

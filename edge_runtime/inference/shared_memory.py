@@ -10,20 +10,19 @@ import mmap
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 _ALIGNMENT = 64
 _FIXED_SIZE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+STRINGS = np.dtype(object).str
 _LENGTH = struct.Struct("<I")
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A tensor as it lies in a region: numpy's name of its dtype ("object" for strings), its shape, its bytes."""
+class Placed(NamedTuple):
+    """A tensor as it lies in a region: numpy's code of its dtype ("|O" for strings), its shape, its bytes."""
 
     name: str
     dtype: str
@@ -32,16 +31,12 @@ class Placed:
 
     @staticmethod
     def read(plain: Any) -> "Placed":
-        """From what `plain` made; raises ValueError or TypeError for anything else: the other side is not trusted."""
+        """From JSON; raises ValueError or TypeError where it is none: the other side is not trusted."""
         name, dtype, shape, size = plain
-        numbers = [size, *shape]
-        if not (isinstance(name, str) and isinstance(dtype, str) and all(type(n) is int and n >= 0 for n in numbers)):
-            raise ValueError("a tensor is described wrongly")
-        return Placed(name, dtype, tuple(shape), size)
-
-    def plain(self) -> tuple[object, ...]:
-        """As JSON can carry it."""
-        return self.name, self.dtype, self.shape, self.size
+        for number in (size, *shape):
+            if type(number) is not int or number < 0:
+                raise ValueError(f"a tensor has a size of {number!r}")
+        return Placed(str(name), str(dtype), tuple(shape), size)
 
 
 class Region:
@@ -72,7 +67,7 @@ class Region:
     def write(self, tensors: Sequence[tuple[Placed, NDArray[Any]]]) -> None:
         """Lay the tensors down one after the other; `needed` says how much room that takes."""
         for (placed, value), start in zip(tensors, _starts(p for p, _ in tensors), strict=True):
-            if placed.dtype == "object":
+            if placed.dtype == STRINGS:
                 self._memory[start : start + placed.size] = _packed(value)
             elif placed.size:
                 target = np.frombuffer(self._memory, value.dtype, value.size, start)
@@ -88,7 +83,7 @@ class Region:
             if start + tensor.size > self.size:
                 raise ValueError(f"tensor {tensor.name!r} lies outside of the shared memory")
             count = math.prod(tensor.shape)
-            if tensor.dtype == "object":
+            if tensor.dtype == STRINGS:
                 yield tensor.name, _unpacked(self._memory[start : start + tensor.size], count).reshape(tensor.shape)
                 continue
             dtype = np.dtype(tensor.dtype)
@@ -100,7 +95,7 @@ class Region:
 
 def place(tensors: Mapping[str, NDArray[Any]]) -> list[tuple[Placed, NDArray[Any]]]:
     """How each tensor will lie in a region."""
-    return [(Placed(name, value.dtype.name, value.shape, _size(value)), value) for name, value in tensors.items()]
+    return [(Placed(name, value.dtype.str, value.shape, _size(value)), value) for name, value in tensors.items()]
 
 
 def needed(placed: Iterable[Placed]) -> int:
@@ -120,7 +115,7 @@ def _aligned(size: int) -> int:
 
 
 def _size(value: NDArray[Any]) -> int:
-    if value.dtype != object:
+    if not value.dtype.hasobject:
         return value.nbytes
     return sum(_LENGTH.size + len(_as_bytes(text)) for text in value.flat)
 

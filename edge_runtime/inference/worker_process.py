@@ -116,7 +116,7 @@ class WorkerProcess:
             self.sample_bytes = int(answer["sample_bytes"])
         except (ContractError, KeyError, TypeError, ValueError) as error:
             raise self._nonsense(error) from error
-        self._dtypes = {spec.name: NUMPY_NAMES[spec.datatype] for spec in self.outputs}
+        self._dtypes = {spec.name: np.dtype(NUMPY_NAMES[spec.datatype]).str for spec in self.outputs}
         self._is_ready = True
 
     def run(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -133,7 +133,7 @@ class WorkerProcess:
         deadline = time.monotonic() + self._max_seconds
         answer = self._hear(deadline, "while it ran")
         if "room" in answer:
-            self._make_room(answer["room"])
+            self._make_room(answer["room"], deadline)
             answer = self._hear(deadline, "while it ran")
         if "error" in answer:
             raise ContentError(_reason(answer))
@@ -147,7 +147,7 @@ class WorkerProcess:
         kept = self._fitting(needed(tensor for tensor, _ in placed))
         new, self._requests = kept is not self._requests, kept
         kept.write(placed)
-        request: dict[str, Any] = {"inputs": [tensor.plain() for tensor, _ in placed]}
+        request: dict[str, Any] = {"inputs": [tensor for tensor, _ in placed]}
         self._say(request | {"size": kept.size} if new else request, kept if new else None)
 
     def _fitting(self, size: int) -> Region:
@@ -157,7 +157,7 @@ class WorkerProcess:
             return region
         return _new_region(size, self._max_region_bytes)
 
-    def _make_room(self, size: Any) -> None:
+    def _make_room(self, size: Any, deadline: float) -> None:
         """Give the worker memory for its outputs, or tell it that there is none."""
         if type(size) is not int or size < 0:
             raise self._nonsense(f"outputs of {size!r} bytes")
@@ -165,6 +165,7 @@ class WorkerProcess:
             self._answers = _new_region(size, self._max_region_bytes)
         except DeviceError:
             self._say({})
+            self._hear(deadline, "while it ran")
             raise
         self._say({"size": self._answers.size}, self._answers)
 

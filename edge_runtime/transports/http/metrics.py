@@ -30,6 +30,7 @@ class _Collector(Collector):
         yield _errors(served)
         yield _latency(served)
         yield _busy(served)
+        yield _crashes(served)
         for name, text, value in self._gauges():
             yield GaugeMetricFamily(name, text, value=value)
 
@@ -62,6 +63,14 @@ def _latency(served: Iterable[ServedVersion]) -> Metric:
             total += count
             buckets.append((bound, float(total)))
         family.add_metric(_labels(version), buckets, sum_value=version.stats.total.seconds)
+    return family
+
+
+def _crashes(served: Iterable[ServedVersion]) -> Metric:
+    family = CounterMetricFamily("edge_worker_crashes", "Worker processes that a model lost.", labels=_LABELS)
+    for version in served:
+        if version.placement.isolated:
+            family.add_metric(_labels(version), version.placement.crashes)
     return family
 
 
