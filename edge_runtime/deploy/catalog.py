@@ -32,13 +32,10 @@ def _model(served: ServedVersion, store: Store) -> dict[str, Any]:
         "engine": f"{description.engine} {description.engine_version}",
         "kernels": served.setup.kernels if served.setup else description.kernels,
         "instances": served.runner.size,
-<<<<<<< HEAD
         "setup": str(served.setup) if served.setup else None,
         "tuning": served.tuning.view(served.objective) if served.tuning else None,
-=======
         "isolation": served.placement.isolation,
         "worker_crashes": served.placement.crashes,
->>>>>>> 3464775 (A model may run in worker processes of its own: a crash costs one answer, a clear error and a restart)
         "inputs": [_tensor(spec) for spec in description.inputs],
         "outputs": [_tensor(spec) for spec in description.outputs],
         "labels": len(description.labels),
