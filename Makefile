@@ -39,9 +39,10 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# BENCH: options of the serving benchmark, as in `make bench BENCH="--only ours,triton --seconds 2"`.
 bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.serving $(BENCH)
 	$(BIN)/python benchmarks/mqtt_outbox.py
-	$(BIN)/python -m benchmarks.serving
 
 # What is made from the protocol's text is committed, so that no one needs protoc to install or to run.
 # protoc has an environment of its own: it asks for another protobuf than the peers that the tests talk to.

@@ -56,24 +56,28 @@ def ours(
 ) -> Iterator[Server]:
     """`edge-runtime serve`, models pushed with edgectl; `settings` are further KEY=VALUE."""
     port, grpc_port = free_port(), free_port()
-    state = folder / "state"
-    all_settings = [
-        *("device.name=bench", f"device.state_dir={state}", "http.host=127.0.0.1", f"http.port={port}"),
-        *(f"grpc.port={grpc_port}", "discovery.mdns=false"),
-        *("trust.require_signature=false", "deploy.trial_seconds=0.1", *settings),
-    ]
-    options = [word for setting in all_settings for word in ("--set", setting)]
-    command = [sys.executable, "-m", "edge_runtime.cli.daemon", "serve", *options]
-    with _running("ours", command, folder, cores) as process:
+    with running("ours", serve_command(folder, port, grpc_port, settings), folder, cores) as process:
         wait_ready(process, port, "/v2/health/ready")
         for name, path in models.items():
             push(port, name, path)
         yield Server("ours", process, port, grpc_port)
 
 
-def push(port: int, name: str, path: Path) -> None:
+def serve_command(folder: Path, port: int, grpc_port: int, settings: Sequence[str] = ()) -> list[str]:
+    """What starts the daemon with its state in `folder`."""
+    base = [
+        *("device.name=bench", f"device.state_dir={folder / 'state'}", "http.host=127.0.0.1", f"http.port={port}"),
+        *(f"grpc.port={grpc_port}", "discovery.mdns=false"),
+        *("trust.require_signature=false", "deploy.trial_seconds=0.1"),
+    ]
+    options = [word for setting in (*base, *settings) for word in ("--set", setting)]
+    return [sys.executable, "-m", "edge_runtime.cli.daemon", "serve", *options]
+
+
+def push(port: int, name: str, path: Path, version: str = "1.0.0") -> None:
     """Send a model with edgectl."""
     command = [sys.executable, "-m", "edge_runtime.cli.edgectl", "push", str(path), "--name", name]
+    command += ["--version", version]
     subprocess.run([*command, "--to", f"127.0.0.1:{port}"], check=True, capture_output=True)
 
 
@@ -96,7 +100,7 @@ def triton(models: Mapping[str, Path], folder: Path, cores: Sequence[int]) -> It
         "PYTHONHOME": sys.base_prefix,
         "PATH": f"{python.parent}:/usr/bin:/bin",
     }
-    with _running("triton", command, folder, cores, environment) as process:
+    with running("triton", command, folder, cores, environment) as process:
         wait_ready(process, ports[0], "/v2/health/ready")
         yield Server("triton", process, *ports)
 
@@ -135,7 +139,7 @@ def mlserver(models: Mapping[str, Path], folder: Path, cores: Sequence[int]) -> 
         described = {"name": name, "implementation": "mlserver_runtime.LiteRT", "parameters": {"uri": str(path)}}
         (folder / name / "model-settings.json").write_text(json.dumps(described))
     command = [str(python_of("mlserver").with_name("mlserver")), "start", str(folder)]
-    with _running("mlserver", command, folder, cores) as process:
+    with running("mlserver", command, folder, cores) as process:
         wait_ready(process, ports[0], "/v2/health/ready")
         yield Server("mlserver", process, *ports[:2])
 
@@ -161,7 +165,7 @@ def _application(
     port = free_port()
     model = str(next(iter(models.values())))
     command = [str(python_of(name)), str(_PEERS / f"{name}_app.py"), model, str(port)]
-    with _running(name, command, folder, cores) as process:
+    with running(name, command, folder, cores) as process:
         wait_ready(process, port, health)
         yield Server(name, process, port, path="/predict", encode=questions.plain_json)
 
@@ -176,7 +180,7 @@ def bare_per_second(model: Path, seconds: float, cores: Sequence[int]) -> float:
 
 
 @contextmanager
-def _running(
+def running(
     name: str,
     command: Sequence[str],
     folder: Path,
@@ -199,7 +203,7 @@ def _running(
         try:
             yield process
         except RuntimeError as error:
-            raise RuntimeError(f"{name}: {error}\n{log.read_text(errors='replace')[-20000:]}") from error
+            raise RuntimeError(f"{name}: {error}\n{log.read_text(errors='replace')[-4000:]}") from error
         finally:
             process.terminate()
             try:

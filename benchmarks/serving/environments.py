@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[2] / ".bench"
@@ -35,13 +36,28 @@ def python_of(name: str) -> Path:
     return interpreter
 
 
-def versions(name: str, packages: Sequence[str]) -> dict[str, str]:
-    """What is installed there of `packages`."""
+# What is compared: which distribution's version is named in the results.
+_SERVERS = {
+    "triton": ("nvidia-pytriton", "ai-edge-litert"),
+    "mlserver": ("mlserver",),
+    "litserve": ("litserve",),
+    "flask": ("flask", "werkzeug"),
+}
+
+
+def versions(names: Sequence[str]) -> dict[str, str]:
+    """Versions of the engine here and of those peers, by distribution."""
+    result = {name: metadata.version(name) for name in ("ai-edge-litert", "numpy", "uvicorn")}
     code = "import importlib.metadata as m, sys; print('\\n'.join(m.version(name) for name in sys.argv[1:]))"
-    answer = subprocess.run(
-        [str(python_of(name)), "-c", code, *packages], check=True, capture_output=True, text=True
-    ).stdout.split()
-    return dict(zip(packages, answer, strict=True))
+    for name in names:
+        if packages := _SERVERS.get(name):
+            command = [str(python_of(name)), "-c", code, *packages]
+            found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+            result |= {
+                package if package not in result else f"{package} ({name})": version
+                for package, version in zip(packages, found, strict=True)
+            }
+    return result
 
 
 def require_wrk() -> str:

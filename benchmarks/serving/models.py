@@ -171,7 +171,7 @@ _MAKERS = {
     # 64 inputs, 64 hidden, 10 outputs: the engine needs microseconds, so what is measured is the server.
     "tiny": lambda: mlp((64, 64, 10)),
     # The same question as for the tiny one, but slow enough that calls queue up.
-    "slow": lambda: mlp((64, 2048, 2048, 10)),
+    "slow": lambda: mlp((64, 4096, 4096, 10)),
     "mobilenet": mobilenet_v2,
 }
 NAMES = tuple(_MAKERS)

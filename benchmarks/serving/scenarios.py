@@ -1,95 +1,148 @@
-"""What is measured: every scenario starts its servers, loads them in turn, and gives one row a contestant."""
+"""Answers a second, closed loop: who is quicker, and what more connections, models or versions cost."""
 
-import statistics
-import sys
-from collections.abc import Callable, Iterator
+import os
+import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.serving import contestants, load, meters, models, questions
+from benchmarks.serving import contestants, grpc_load
+from benchmarks.serving.contestants import Server
 from benchmarks.serving.environments import CACHE
+from benchmarks.serving.load import Load
+from benchmarks.serving.models import model_file
+from benchmarks.serving.questions import Questions, ask_engine
+from benchmarks.serving.turns import Lane, Plan, Row, bare_lane, binary_lane, json_lane, take_turns, tell
 
-# Server and load on a core each: they do not take time from each other, and a round differs less from the next.
-SERVER_CORES, LOAD_CORES = (0,), (1,)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the options ask for."""
-
-    only: tuple[str, ...]
-    seconds: float
-    rounds: int
-    folder: Path
+# The tiny model: server and load on a core each, so that a round differs less from the next. The large: all cores.
+ALL_CORES = tuple(sorted(os.sched_getaffinity(0)))
+SERVER_CORES, LOAD_CORES = (ALL_CORES[:1], ALL_CORES[1:2]) if len(ALL_CORES) > 1 else ((), ())
+MORE_MODELS = 50
 
 
-@dataclass
-class Row:
-    """One contestant in one scenario; medians over the rounds."""
-
-    scenario: str
-    contestant: str
-    per_second: float
-    p50_ms: float
-    p99_ms: float
-    failed: int
-    wrong: int
-    cpu_us: float
-    memory_mb: float
-
-    def line(self) -> str:
-        """For the terminal."""
-        return (
-            f"{self.scenario:12} {self.contestant:10} {self.per_second:9.0f}/s  p50 {self.p50_ms:7.2f} ms  "
-            f"p99 {self.p99_ms:7.2f} ms  failed {self.failed}  wrong {self.wrong}  "
-            f"CPU {self.cpu_us:6.0f} us/answer  {self.memory_mb:5.0f} MB"
-        )
+def model_and_questions(name: str) -> tuple[Path, Questions]:
+    """The model's file, made where it is absent, and what to ask it."""
+    path = model_file(name, CACHE / "models")
+    return path, ask_engine(name, path)
 
 
-def tell(text: str) -> None:
-    """Progress, to stderr."""
-    print(text, file=sys.stderr, flush=True)
+def start(
+    stack: ExitStack, plan: Plan, names: Sequence[str], models: dict[str, Path], cores: Sequence[int]
+) -> list[Server]:
+    """Those of the servers that the options ask for."""
+    servers = []
+    for name in names:
+        if name in plan.only:
+            tell(f"starting {name}")
+            servers.append(stack.enter_context(contestants.SERVERS[name](models, plan.room(name), cores)))
+    return servers
 
 
-def tiny_json(plan: Plan) -> Iterator[Row]:
+def tiny_json(plan: Plan) -> list[Row]:
     """The tiny model over JSON with 8 connections, everyone."""
-    path = models.model_file("tiny", CACHE / "models")
-    asked = questions.ask_engine("tiny", path)
+    path, asked = model_and_questions("tiny")
     with ExitStack() as stack:
-        servers = []
-        for name in contestants.SERVERS:
-            if name in plan.only:
-                tell(f"starting {name}")
-                folder = plan.folder / name
-                folder.mkdir()
-                servers.append(stack.enter_context(contestants.SERVERS[name]({"tiny": path}, folder, SERVER_CORES)))
-        seen: dict[str, list[tuple[load.Load, float]]] = {server.name: [] for server in servers}
-        bare = []
-        for number in range(plan.rounds):
-            tell(f"tiny-json: round {number + 1} of {plan.rounds}")
+        servers = start(stack, plan, tuple(contestants.SERVERS), {"tiny": path}, SERVER_CORES)
+        lanes = [json_lane(server, asked, plan.seconds, LOAD_CORES) for server in servers]
+        if "bare" in plan.only:
+            lanes.append(bare_lane(path, plan.seconds, ALL_CORES[:1]))
+        return take_turns(plan, "tiny-json", lanes)
+
+
+def tiny_binary(plan: Plan) -> list[Row]:
+    """The tiny model with binary tensors; ours over JSON in the same rounds."""
+    path, asked = model_and_questions("tiny")
+    with ExitStack() as stack:
+        servers = start(stack, plan, ("ours", "triton"), {"tiny": path}, SERVER_CORES)
+        lanes = [binary_lane(server, asked, plan.seconds, LOAD_CORES) for server in servers]
+        lanes += [
+            json_lane(server, asked, plan.seconds, LOAD_CORES, name="ours, JSON")
+            for server in servers
+            if server.name == "ours"
+        ]
+        return take_turns(plan, "tiny-binary", lanes)
+
+
+def tiny_grpc(plan: Plan) -> list[Row]:
+    """The tiny model over gRPC with 8 connections: a Python client, and h2load where it is installed."""
+    path, asked = model_and_questions("tiny")
+    with ExitStack() as stack:
+        servers = start(stack, plan, ("ours", "triton"), {"tiny": path}, SERVER_CORES)
+        lanes = []
+        for way, ask in grpc_load.ways().items():
             for server in servers:
-                before = meters.cpu_seconds(server.process.pid)
-                result = load.ask(
-                    server.url("tiny"), asked, server.encode, key="data", connections=8, seconds=plan.seconds,
-                    cores=LOAD_CORES,
-                )  # fmt: skip
-                seen[server.name].append((result, meters.cpu_seconds(server.process.pid) - before))
-            if "bare" in plan.only:
-                bare.append(contestants.bare_per_second(path, plan.seconds, SERVER_CORES))
-        for server in servers:
-            loads = [one for one, _ in seen[server.name]]
-            yield Row(
-                "tiny-json", server.name,
-                statistics.median(one.per_second for one in loads),
-                statistics.median(one.p50_ms for one in loads),
-                statistics.median(one.p99_ms for one in loads),
-                sum(one.failed for one in loads), sum(one.wrong for one in loads),
-                statistics.median(cpu / max(1, one.answered) * 1e6 for one, cpu in seen[server.name]),
-                meters.memory_mb(server.process.pid),
-            )  # fmt: skip
-        if bare:
-            yield Row("tiny-json", "bare", statistics.median(bare), 0, 0, 0, 0, 1e6 / statistics.median(bare), 0)
+
+                def measure(server: Server = server, ask: grpc_load.Way = ask) -> Load:
+                    return ask(server.grpc_port, asked, 8, plan.seconds, LOAD_CORES)
+
+                lanes.append(Lane(f"{server.name}, {way}", measure, server))
+        return take_turns(plan, "tiny-grpc", lanes)
 
 
-ALL: dict[str, Callable[[Plan], Iterator[Row]]] = {"tiny-json": tiny_json}
+def large(plan: Plan) -> list[Row]:
+    """MobileNetV2 in int8 with 8 connections and binary tensors, on all cores."""
+    path, asked = model_and_questions("mobilenet")
+    with ExitStack() as stack:
+        servers = start(stack, plan, ("ours", "triton"), {"mobilenet": path}, ALL_CORES)
+        lanes = [binary_lane(server, asked, plan.seconds, ()) for server in servers]
+        if "bare" in plan.only:
+            lanes.append(bare_lane(path, plan.seconds, ALL_CORES))
+        return take_turns(plan, "large", lanes)
+
+
+def connections(plan: Plan) -> list[Row]:
+    """The tiny model over JSON with 8 and with 256 connections, ours."""
+    path, asked = model_and_questions("tiny")
+    with ExitStack() as stack:
+        lanes = [
+            json_lane(server, asked, plan.seconds, LOAD_CORES, number, f"{server.name}, {number} connections")
+            for server in start(stack, plan, ("ours",), {"tiny": path}, SERVER_CORES)
+            for number in (8, 256)
+        ]
+        return take_turns(plan, "connections", lanes)
+
+
+def more_models(plan: Plan) -> list[Row]:
+    """The tiny model alone in one daemon, and beside 50 more in another, ours."""
+    if "ours" not in plan.only:
+        return []
+    path, asked = model_and_questions("tiny")
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(contestants.ours({"tiny": path}, plan.room(name), SERVER_CORES))
+            for name in ("alone", "beside")
+        ]
+        for number in range(MORE_MODELS):
+            tell(f"more-models: loading model {number + 1} of {MORE_MODELS}")
+            contestants.push(servers[1].port, f"other-{number}", path)
+        names = ("ours, 1 model", f"ours, {MORE_MODELS + 1} models")
+        lanes = [
+            json_lane(server, asked, plan.seconds, LOAD_CORES, name=name)
+            for server, name in zip(servers, names, strict=True)
+        ]
+        return take_turns(plan, "more-models", lanes)
+
+
+def swaps(plan: Plan) -> list[Row]:
+    """New versions of the tiny model are pushed while it is under full load, ours."""
+    if "ours" not in plan.only:
+        return []
+    path, asked = model_and_questions("tiny")
+    with contestants.ours({"tiny": path}, plan.room("ours"), SERVER_CORES) as server:
+        lane = json_lane(server, asked, plan.seconds, LOAD_CORES)
+        over, pushed = threading.Event(), []
+
+        def keep_pushing() -> None:
+            while not over.is_set():
+                contestants.push(server.port, "tiny", path, f"1.0.{len(pushed) + 1}")
+                pushed.append(1)
+
+        pusher = threading.Thread(target=keep_pushing)
+        pusher.start()
+        try:
+            rows = take_turns(plan, "swaps", [lane])
+        finally:
+            over.set()
+            pusher.join()
+        rows[0].measures["swaps"] = len(pushed)
+        return rows
