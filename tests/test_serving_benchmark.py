@@ -25,7 +25,7 @@ class Unreliable(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_POST(self) -> None:  # noqa: N802 - the base class names it
+    def do_POST(self) -> None:
         """Answer."""
         (number,) = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["data"]
         numbers = RIGHT[2 if number == 3 else number].tolist()
