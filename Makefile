@@ -51,9 +51,13 @@ VENV_PROTO := .venv-proto
 proto:
 	$(PYTHON) -m venv $(VENV_PROTO)
 	$(VENV_PROTO)/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools
-	$(VENV_PROTO)/bin/python -m grpc_tools.protoc -I $(PROTO) --descriptor_set_out=$(PROTO)/open_inference.binpb \
-		--pyi_out=$(PROTO) open_inference.proto
+	@for name in open_inference health reflection; do \
+		$(VENV_PROTO)/bin/python -m grpc_tools.protoc -I $(PROTO) --descriptor_set_out=$(PROTO)/$$name.binpb \
+			--pyi_out=$(PROTO) $$name.proto || exit 1; \
+	done
 	mv $(PROTO)/open_inference_pb2.pyi $(PROTO)/messages.pyi
+	mv $(PROTO)/health_pb2.pyi $(PROTO)/health_messages.pyi
+	mv $(PROTO)/reflection_pb2.pyi $(PROTO)/reflection_messages.pyi
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edge-runtime needs Python 3.11 or newer; run make PYTHON=python3.11")'

@@ -109,10 +109,18 @@ class GrpcConfig:
     enabled: bool = True
     port: _Port = names.GRPC_PORT
     max_message_bytes: _Bytes = 32 * _MIB
+    max_messages_bytes: _DiskBytes = 128 * _MIB  # of all requests together
     max_concurrent_requests: _Count = 256
+    max_connections: Annotated[int, Range(1, 100_000)] = 256
+    stall_timeout_seconds: _Wait = 10.0
 
     def __post_init__(self) -> None:
         _check_numbers(self)
+        _require(
+            self.max_messages_bytes >= self.max_message_bytes,
+            f"max_messages_bytes must be at least max_message_bytes ({self.max_message_bytes}), "
+            f"but is {self.max_messages_bytes}",
+        )
 
 
 @dataclass(frozen=True, slots=True)

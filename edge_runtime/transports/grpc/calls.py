@@ -1,110 +1,211 @@
-"""The calls of `inference.GRPCInferenceService`, and one place where errors become statuses."""
+"""The calls of `inference.GRPCInferenceService`: the Open Inference Protocol, and of Triton's extensions what fits."""
 
-import logging
-import time
-from collections.abc import Awaitable, Callable
+import functools
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-import grpc
 from google.protobuf.message import DecodeError, Message
 
 from edge_runtime import __version__
-from edge_runtime.errors import CallerError, EdgeError
+from edge_runtime.errors import CallerError
 from edge_runtime.inference.call import Call
 from edge_runtime.inference.registry import Registry
 from edge_runtime.inference.service import InferenceService
-from edge_runtime.transports import codec
+from edge_runtime.inference.workers import ON_LOOP_BYTES
+from edge_runtime.transports import codec, model_views
+from edge_runtime.transports.codec import InferRequest
 from edge_runtime.transports.grpc import messages, tensors
-from edge_runtime.transports.status import GRPC_STATUS
-
-log = logging.getLogger(__name__)
+from edge_runtime.transports.grpc.rpc import Context, Messages, Methods, StatusError, Unary
+from edge_runtime.transports.grpc.streams import InferStream
+from edge_runtime.transports.parameters import call_of
+from edge_runtime.transports.repository import ModelRepository
 
 SERVICE = "inference.GRPCInferenceService"
-# Trailers hold some KiB at most, and every character of a message may take twelve bytes there.
-_MAX_MESSAGE_CHARACTERS = 400
 
-Context = grpc.aio.ServicerContext[Any, Any]
 Request = TypeVar("Request", bound=Message)
+Filled = TypeVar("Filled", bound=Message)
+Answer = messages.ModelInferResponse
+
+# Of Triton's service; each with what takes its place here.
+_NOT_HERE = {
+    "SystemSharedMemoryStatus": "shared memory is not offered: send tensors in the message (raw_input_contents)",
+    "SystemSharedMemoryRegister": "shared memory is not offered: send tensors in the message (raw_input_contents)",
+    "SystemSharedMemoryUnregister": "shared memory is not offered: send tensors in the message (raw_input_contents)",
+    "CudaSharedMemoryStatus": "shared memory is not offered: send tensors in the message (raw_input_contents)",
+    "CudaSharedMemoryRegister": "shared memory is not offered: send tensors in the message (raw_input_contents)",
+    "CudaSharedMemoryUnregister": "shared memory is not offered: send tensors in the message (raw_input_contents)",
+    "TraceSetting": "tracing has no settings of its own: send the header traceparent with a request",
+    "LogSettings": "the log is set in the box's configuration: log.level",
+}
 
 
 class Calls:
-    """Answers the six calls; raises EdgeError, which `handlers` turns into statuses."""
+    """Answers; raises EdgeError, which becomes a status. What can be answered at once is no coroutine."""
 
-    def __init__(self, service: InferenceService, registry: Registry, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, service: InferenceService, registry: Registry, repository: ModelRepository, ready: Callable[[], bool]
+    ) -> None:
         self._service = service
         self._registry = registry
+        self._repository = repository
         self._ready = ready
 
-    def handlers(self) -> grpc.GenericRpcHandler:
+    def methods(self) -> Methods:
         """What a server needs to call them."""
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {
-                "ServerLive": self._unary(self._server_live, messages.ServerLiveRequest),
-                "ServerReady": self._unary(self._server_ready, messages.ServerReadyRequest),
-                "ModelReady": self._unary(self._model_ready, messages.ModelReadyRequest),
-                "ServerMetadata": self._unary(self._server_metadata, messages.ServerMetadataRequest),
-                "ModelMetadata": self._unary(self._model_metadata, messages.ModelMetadataRequest),
-                "ModelInfer": self._unary(self._model_infer, messages.ModelInferRequest),
-            },
+        unary: dict[str, Unary] = {
+            "ServerLive": _at_once(messages.ServerLiveRequest, self._server_live),
+            "ServerReady": _at_once(messages.ServerReadyRequest, self._server_ready),
+            "ModelReady": _at_once(messages.ModelReadyRequest, self._model_ready),
+            "ServerMetadata": _at_once(messages.ServerMetadataRequest, self._server_metadata),
+            "ModelMetadata": _at_once(messages.ModelMetadataRequest, self._model_metadata),
+            "ModelConfig": _at_once(messages.ModelConfigRequest, self._model_config),
+            "ModelStatistics": _at_once(messages.ModelStatisticsRequest, self._model_statistics),
+            "RepositoryIndex": _at_once(messages.RepositoryIndexRequest, self._repository_index),
+            "RepositoryModelLoad": self._repository_load,
+            "RepositoryModelUnload": self._repository_unload,
+            "ModelInfer": self._model_infer,
+        }
+        unary |= {name: functools.partial(_not_here, why) for name, why in _NOT_HERE.items()}
+        return Methods(
+            {f"/{SERVICE}/{name}": call for name, call in unary.items()},
+            {f"/{SERVICE}/ModelStreamInfer": self._model_stream_infer},
         )
 
-    def _unary(
-        self, call: Callable[[Request, Context], Awaitable[Message]], request: type[Request]
-    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        async def answer(data: bytes, context: Context) -> bytes:
-            try:
-                message = await self._service.workers.run(len(data), lambda: decoded(data, request))
-                return (await call(message, context)).SerializeToString()
-            except EdgeError as error:
-                status, text = grpc.StatusCode[GRPC_STATUS[error.code]], str(error)
-            except Exception as error:
-                log.exception("a request failed unexpectedly")
-                status = grpc.StatusCode.INTERNAL
-                text = f"internal error ({type(error).__name__}); the box's log has the details"
-            await context.abort(status, text[:_MAX_MESSAGE_CHARACTERS])
-            raise AssertionError  # abort has raised
-
-        return grpc.unary_unary_rpc_method_handler(answer)
-
-    async def _server_live(self, _: messages.ServerLiveRequest, __: Context) -> messages.ServerLiveResponse:
+    def _server_live(self, _: messages.ServerLiveRequest) -> messages.ServerLiveResponse:
         return messages.ServerLiveResponse(live=True)
 
-    async def _server_ready(self, _: messages.ServerReadyRequest, __: Context) -> messages.ServerReadyResponse:
+    def _server_ready(self, _: messages.ServerReadyRequest) -> messages.ServerReadyResponse:
         return messages.ServerReadyResponse(ready=self._ready())
 
-    async def _model_ready(self, request: messages.ModelReadyRequest, _: Context) -> messages.ModelReadyResponse:
+    def _model_ready(self, request: messages.ModelReadyRequest) -> messages.ModelReadyResponse:
         try:
             self._registry.find(request.name, request.version or None)
         except CallerError:  # the question has an answer, as in Triton: a model that is not here is not ready
             return messages.ModelReadyResponse(ready=False)
         return messages.ModelReadyResponse(ready=self._ready())
 
-    async def _server_metadata(self, _: messages.ServerMetadataRequest, __: Context) -> messages.ServerMetadataResponse:
+    def _server_metadata(self, _: messages.ServerMetadataRequest) -> messages.ServerMetadataResponse:
         return messages.ServerMetadataResponse(name=codec.SERVER_NAME, version=__version__, extensions=codec.EXTENSIONS)
 
-    async def _model_metadata(
-        self, request: messages.ModelMetadataRequest, _: Context
-    ) -> messages.ModelMetadataResponse:
+    def _model_metadata(self, request: messages.ModelMetadataRequest) -> messages.ModelMetadataResponse:
         found = codec.model_metadata(self._registry, request.name, request.version or None)
         return messages.ModelMetadataResponse(**found)
 
-    async def _model_infer(self, request: messages.ModelInferRequest, context: Context) -> messages.ModelInferResponse:
-        version = request.model_version or None
-        inputs = self._registry.find(request.model_name, version).description.inputs
-        workers = self._service.workers
-        parsed = await workers.run(request.ByteSize(), lambda: tensors.parse_infer(request, inputs))
-        call = Call(deadline=_deadline(context), id=request.id)
+    def _model_config(self, request: messages.ModelConfigRequest) -> messages.ModelConfigResponse:
+        served = self._registry.find(request.name, request.version or None)
+        return _from_plain({"config": model_views.config(served)}, messages.ModelConfigResponse())
+
+    def _model_statistics(self, request: messages.ModelStatisticsRequest) -> messages.ModelStatisticsResponse:
+        found = model_views.statistics(self._registry, request.name or None, request.version or None)
+        return _from_plain(found, messages.ModelStatisticsResponse())
+
+    def _repository_index(self, request: messages.RepositoryIndexRequest) -> messages.RepositoryIndexResponse:
+        entries = [
+            messages.RepositoryIndexResponse.ModelIndex(
+                name=entry.name, version=entry.version, state=entry.state, reason=entry.reason
+            )
+            for entry in self._repository.index()
+            if entry.state == "READY" or not request.ready
+        ]
+        return messages.RepositoryIndexResponse(models=entries)
+
+    async def _repository_load(self, data: bytes, _: Context) -> bytes:
+        model = _repository_model(decoded(data, messages.RepositoryModelLoadRequest))
+        await self._repository.load(model)
+        return messages.RepositoryModelLoadResponse(model_name=model, isLoaded=True).SerializeToString()
+
+    async def _repository_unload(self, data: bytes, _: Context) -> bytes:
+        model = _repository_model(decoded(data, messages.RepositoryModelUnloadRequest))
+        await self._repository.unload(model)
+        return messages.RepositoryModelUnloadResponse(model_name=model, isUnloaded=True).SerializeToString()
+
+    # Inference
+
+    def _model_infer(self, data: bytes, context: Context) -> bytes | Coroutine[Any, Any, bytes]:
+        """A small request for a quick model is answered right here, without a task."""
+        if len(data) > ON_LOOP_BYTES:
+            return self._infer_large(data, context)
+        answer = self._answer(decoded(data, messages.ModelInferRequest), context)
+        return answer.SerializeToString() if isinstance(answer, Message) else _serialized(answer)
+
+    def _answer(self, request: messages.ModelInferRequest, context: Context) -> Answer | Coroutine[Any, Any, Answer]:
+        served = self._registry.find(request.model_name, request.model_version or None)
+        parsed = tensors.parse_infer(request, served.description.inputs)
+        codec.check_outputs(parsed, served.description.outputs)
+        call = _call(parsed, context)
+        inference = self._service.infer_now(served, parsed.tensors, call)
+        if inference is None:
+            return self._answer_later(request, parsed, call)
+        return tensors.format_infer(inference, parsed, raw=bool(request.raw_input_contents))
+
+    async def _infer_large(self, data: bytes, context: Context) -> bytes:
+        request = await self._decoded(data)
+        return (await self._answer_large(request, len(data), context)).SerializeToString()
+
+    async def _decoded(self, data: bytes) -> messages.ModelInferRequest:
+        return await self._service.workers.run(len(data), lambda: decoded(data, messages.ModelInferRequest))
+
+    async def _answer_large(self, request: messages.ModelInferRequest, size: int, context: Context) -> Answer:
+        about = self._registry.find(request.model_name, request.model_version or None).description
+        parsed = await self._service.workers.run(size, lambda: tensors.parse_infer(request, about.inputs))
+        codec.check_outputs(parsed, about.outputs)
+        return await self._answer_later(request, parsed, _call(parsed, context))
+
+    async def _answer_later(self, request: messages.ModelInferRequest, parsed: InferRequest, call: Call) -> Answer:
+        version, raw = request.model_version or None, bool(request.raw_input_contents)
         inference = await self._service.infer(request.model_name, parsed.tensors, version=version, call=call)
-        raw = bool(request.raw_input_contents)
         size = sum(output.nbytes for output in inference.outputs.values())
-        return await workers.run(size, lambda: tensors.format_infer(inference, parsed, raw=raw))
+        return await self._service.workers.run(size, lambda: tensors.format_infer(inference, parsed, raw=raw))
+
+    async def _model_stream_infer(self, incoming: Messages, context: Context) -> None:
+        async def decode(data: bytes) -> messages.ModelInferRequest:
+            return await self._decoded(data)
+
+        def answer(request: messages.ModelInferRequest, size: int) -> Answer | Coroutine[Any, Any, Answer]:
+            large = size > ON_LOOP_BYTES
+            return self._answer_large(request, size, context) if large else self._answer(request, context)
+
+        await InferStream(incoming, decode, answer).run()
 
 
-def _deadline(context: Context) -> float | None:
-    """The caller's deadline in time.monotonic() seconds; None where it has none."""
-    remaining: float | None = context.time_remaining()
-    return None if remaining is None else time.monotonic() + remaining
+async def _serialized(answer: Coroutine[Any, Any, Answer]) -> bytes:
+    return (await answer).SerializeToString()
+
+
+def _call(parsed: InferRequest, context: Context) -> Call:
+    return call_of(
+        parsed.parameters,
+        deadline=context.deadline,
+        identity=parsed.id,
+        traceparent=context.metadata.get("traceparent", ""),
+    )
+
+
+def _repository_model(request: messages.RepositoryModelLoadRequest | messages.RepositoryModelUnloadRequest) -> str:
+    """The model's name, where Triton has it or where KServe has it."""
+    name = request.model_name or request.repository_name
+    if not name:
+        raise CallerError("model_name is empty")
+    return name
+
+
+def _from_plain(values: dict[str, Any], message: Filled) -> Filled:
+    """The message with these values of its fields."""
+    from google.protobuf import json_format  # noqa: PLC0415 - seldom needed
+
+    json_format.ParseDict(values, message)
+    return message
+
+
+def _not_here(why: str, _: bytes, __: Context) -> bytes:
+    raise StatusError("UNIMPLEMENTED", why)
+
+
+def _at_once(request: type[Request], call: Callable[[Request], Message]) -> Unary:
+    def answer(data: bytes, _: Context) -> bytes:
+        return call(decoded(data, request)).SerializeToString()
+
+    return answer
 
 
 def decoded(data: bytes, request: type[Request]) -> Request:

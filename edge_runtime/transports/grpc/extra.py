@@ -2,13 +2,13 @@
 
 import importlib
 import logging
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edge_runtime.config import GrpcConfig
 from edge_runtime.inference.registry import Registry
 from edge_runtime.inference.service import InferenceService
+from edge_runtime.transports.repository import ModelRepository
 
 if TYPE_CHECKING:
     from edge_runtime.transports.grpc.server import GrpcServer
@@ -18,10 +18,8 @@ log = logging.getLogger(__name__)
 
 def installed() -> bool:
     """Whether the extra's libraries are here; from then on they are loaded."""
-    # Read when gRPC is loaded. Our children exec at once and never call gRPC; its fork handlers would only log.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
-        importlib.import_module("grpc.aio")
+        importlib.import_module("hpack")
         importlib.import_module("google.protobuf.message_factory")
     except ImportError:
         return False
@@ -34,6 +32,7 @@ def open_server(
     service: InferenceService,
     registry: Registry,
     ready: Callable[[], bool],
+    repository: ModelRepository | None = None,
 ) -> "GrpcServer | None":
     """A listener on `config.port`, or None where gRPC is off or not installed.
 
@@ -47,4 +46,4 @@ def open_server(
         return None
     from edge_runtime.transports.grpc.server import GrpcServer  # noqa: PLC0415 - needs the extra
 
-    return GrpcServer(config, host, service, registry, ready)
+    return GrpcServer(config, host, service, registry, ready, repository)

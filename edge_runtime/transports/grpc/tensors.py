@@ -10,8 +10,14 @@ from numpy.typing import NDArray
 from edge_runtime.contract.tensors import NUMPY_NAMES, Datatype, TensorSpec
 from edge_runtime.errors import CallerError
 from edge_runtime.inference.service import Inference
-from edge_runtime.transports.codec import InferRequest
-from edge_runtime.transports.grpc.messages import InferTensorContents, ModelInferRequest, ModelInferResponse
+from edge_runtime.transports.classification import class_count, classified
+from edge_runtime.transports.codec import InferRequest, check_outputs
+from edge_runtime.transports.grpc.messages import (
+    InferParameter,
+    InferTensorContents,
+    ModelInferRequest,
+    ModelInferResponse,
+)
 from edge_runtime.transports.raw import as_bytes, from_raw, objects, to_raw
 
 # Open Inference Protocol v2, gRPC, "InferTensorContents". FP16 has no field of its own: it can only be sent raw.
@@ -43,19 +49,48 @@ def parse_infer(request: ModelInferRequest, inputs: Sequence[TensorSpec]) -> Inf
         CallerError: anything that is not as the protocol or the model's specs say.
     """
     specs = {spec.name: spec for spec in inputs}
-    raw = request.raw_input_contents
-    if raw and len(raw) != len(request.inputs):
-        raise CallerError(f"raw_input_contents has {len(raw)} entries for {len(request.inputs)} inputs: give one each")
+    raw, entries = request.raw_input_contents, request.inputs
+    if raw and len(raw) != len(entries):
+        raise CallerError(f"raw_input_contents has {len(raw)} entries for {len(entries)} inputs: give one each")
     tensors: dict[str, NDArray[Any]] = {}
-    for number, entry in enumerate(request.inputs):
+    for number, entry in enumerate(entries):
         spec = _spec_of(entry, specs)
         if spec.name in tensors:
             raise CallerError(f"input {spec.name!r} is given twice")
         if raw and entry.HasField("contents"):
             raise CallerError(f"input {spec.name!r} has contents, and raw_input_contents are given too: send one")
+        if entry.parameters:
+            _check_memory(entry.parameters, spec.name)
         values = from_raw(raw[number], spec) if raw else from_contents(entry.contents, spec)
         tensors[spec.name] = _shaped(values, tuple(entry.shape), spec)
-    return InferRequest(tensors, request.id, tuple(output.name for output in request.outputs))
+    if not request.outputs and not request.parameters:  # the common case
+        return InferRequest(tensors, request.id)
+    names, classes = _requested(request)
+    return InferRequest(tensors, request.id, names, classes, plain(request.parameters))
+
+
+def _requested(request: ModelInferRequest) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The outputs that are wanted, and of which of them so many classes instead of values."""
+    names, classes = [], {}
+    for output in request.outputs:
+        names.append(output.name)
+        if output.parameters:
+            _check_memory(output.parameters, output.name)
+            count = class_count(output.name, plain(output.parameters).get("classification", 0))
+            if count:
+                classes[output.name] = count
+    return tuple(names), classes
+
+
+def _check_memory(parameters: Mapping[str, "InferParameter"], tensor: str) -> None:
+    if "shared_memory_region" in parameters:
+        raise CallerError(f"{tensor!r} is in shared memory, which this box does not have: send the tensor itself")
+
+
+def plain(parameters: Mapping[str, "InferParameter"]) -> dict[str, bool | int | str | float]:
+    """Parameters as Python's own types; one that has no value is left out."""
+    found = ((name, value, value.WhichOneof("parameter_choice")) for name, value in parameters.items())
+    return {name: getattr(value, kind) for name, value, kind in found if kind}
 
 
 def _spec_of(entry: "ModelInferRequest.InferInputTensor", specs: Mapping[str, TensorSpec]) -> TensorSpec:
@@ -118,20 +153,28 @@ def format_infer(inference: Inference, request: InferRequest, *, raw: bool) -> M
     """The answer: raw where the request was, and where an output has no typed contents (it is all or none).
 
     Raises:
-        CallerError: an output was asked for that the model does not have.
+        CallerError: an output was asked for that the model does not have, or as classes where it is no numbers.
     """
-    specs = {spec.name: spec for spec in inference.specs}
-    for name in request.outputs:
-        if name not in specs:
-            raise CallerError(f"the model has no output {name!r}; it has {', '.join(specs)}")
-    chosen = [specs[name] for name in request.outputs or specs]
-    raw = raw or any(spec.datatype not in CONTENT_FIELDS for spec in chosen)
+    if request.outputs:
+        check_outputs(request, inference.specs)
+    chosen = _chosen(inference, request.outputs)
+    classes = request.classes
+    raw = raw or any(spec.datatype not in CONTENT_FIELDS for spec in chosen if spec.name not in classes)
     answer = ModelInferResponse(model_name=inference.model, model_version=inference.version, id=request.id)
     for spec in chosen:
-        values = inference.outputs[spec.name]
-        output = answer.outputs.add(name=spec.name, datatype=spec.datatype, shape=values.shape)
+        values, datatype = inference.outputs[spec.name], spec.datatype
+        if spec.name in classes:
+            values, datatype = classified(values, classes[spec.name], inference.labels), "BYTES"
+        output = answer.outputs.add(name=spec.name, datatype=datatype, shape=values.shape)
         if raw:
-            answer.raw_output_contents.append(to_raw(values, spec.datatype))
+            answer.raw_output_contents.append(to_raw(values, datatype))
         else:
-            output.contents.CopyFrom(to_contents(values, spec.datatype))
+            output.contents.CopyFrom(to_contents(values, datatype))
     return answer
+
+
+def _chosen(inference: Inference, names: Sequence[str]) -> Sequence[TensorSpec]:
+    if not names:
+        return inference.specs
+    specs = {spec.name: spec for spec in inference.specs}
+    return [specs[name] for name in names]

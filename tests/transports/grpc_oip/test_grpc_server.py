@@ -322,7 +322,7 @@ def test_a_server_that_ended_by_itself_is_a_problem() -> None:
     async def go() -> None:
         async with serving() as bench:
             assert bench.server.problem() is None
-            await bench.server._server.stop(0)
+            bench.server._server.close()
             await eventually(bench.server.problem)
             await bench.server.stop(0)
             assert bench.server.problem() is None
@@ -356,7 +356,7 @@ def test_an_address_that_is_not_ours_is_an_error(host: str) -> None:
 
 def test_without_the_extra_the_box_goes_on(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """One line says how to add it; and none where gRPC is off."""
-    monkeypatch.setitem(sys.modules, "grpc.aio", None)
+    monkeypatch.setitem(sys.modules, "hpack", None)
     caplog.set_level(logging.INFO)
     assert open_server(GrpcConfig(enabled=False)) is None
     assert not caplog.records
