@@ -26,7 +26,7 @@ from edge_runtime.inference.admission import Admission
 from edge_runtime.inference.description import Description
 from edge_runtime.inference.pool import Pool
 from edge_runtime.inference.registry import Registry, ServedVersion
-from edge_runtime.inference.service import InferenceService
+from edge_runtime.inference.service import Inference, InferenceService
 from edge_runtime.transports import codec
 from edge_runtime.transports.http.direct import Direct
 
@@ -91,14 +91,12 @@ class Bench:
         """The document that the ordinary way answers with."""
         served = self.registry.find("m")
         try:
-            wanted = codec.parse_infer(codec.decode_json(body), served.description.inputs)
+            wanted = codec.parse_infer(body, served.description.inputs)
             served.admission.check(wanted.tensors)
         except EdgeError as error:
             return {"error": str(error)}
-        from edge_runtime.inference.service import Inference  # noqa: PLC0415 - used by this oracle alone
-
         inference = Inference("m", served.version, dict(wanted.tensors), served.description.outputs)
-        document: dict[str, Any] = json.loads(codec.encode_json(codec.format_infer(inference, wanted)))
+        document: dict[str, Any] = json.loads(codec.format_infer(inference, wanted).body)
         return document
 
 
@@ -140,7 +138,8 @@ def test_a_known_head_is_answered_whatever_the_length_of_its_body() -> None:
         b"Content-Encoding: gzip\r\n",
         b"Expect: 100-continue\r\n",
         b"traceparent: 00-0-0-00\r\n",
-        b"Inference-Header-Content-Length: 3\r\n",
+        b"Inference-Header-Content-Length: 0\r\n",
+        b"Inference-Header-Content-Length: x\r\n",
         b"Content-Length: 7\r\n",
         b"X-Unknown: 1\r\n",
     ],
@@ -205,6 +204,62 @@ def test_heads_are_bounded() -> None:
     for number in range(1000):
         bench.learn(body_of([1, 2, 3]), extra=f"User-Agent: {number}\r\n".encode())
     assert len(bench.direct._targets) <= 256
+
+
+def binary_of(values: NDArray[Any], *, asked: dict[str, Any] | None = None, **changes: Any) -> tuple[bytes, bytes]:
+    """The body of a binary request, and the header that says how much of it is JSON."""
+    entry = {"name": "x", "shape": [1, 3], "datatype": "INT8", "parameters": {"binary_data_size": values.nbytes}}
+    more = {"parameters": {"binary_data_output": True}} if asked is None else asked
+    document = as_json({"inputs": [entry | changes]} | more)
+    return document + values.tobytes(), f"Inference-Header-Content-Length: {len(document)}\r\n".encode()
+
+
+def test_raw_bytes_are_answered_with_raw_bytes() -> None:
+    """Whatever they are; the JSON around them is that of the ordinary way."""
+    bench = Bench()
+    for values in (np.int8([1, 2, 3]), np.int8([-128, 127, 0])):
+        body, header = binary_of(values)
+        answer = bench.ask(body, extra=header)
+        assert answer is not None
+        head, _, content = answer.partition(b"\r\n\r\n")
+        split = int(head.lower().partition(b"inference-header-content-length: ")[2].split()[0])
+        assert f"content-length: {len(content)}".encode() in head
+        assert content[split:] == values.tobytes()
+        served = bench.registry.find("m")
+        wanted = codec.parse_infer(body, served.description.inputs, len(body) - values.nbytes)
+        inference = Inference("m", served.version, wanted.tensors, served.description.outputs)
+        assert json.loads(content[:split]) == json.loads(codec.format_infer(inference, wanted).body[:split])
+
+
+@pytest.mark.parametrize(
+    ("values", "changes"),
+    [
+        (np.int8([1, 2]), {}),
+        (np.int8([1, 2, 3]), {"shape": [1, -1]}),
+        (np.int8([1, 2, 3]), {"datatype": "UINT8"}),
+        (np.int8([1, 2, 3]), {"parameters": {"binary_data_size": 2}}),
+        (np.int8([1, 2, 3]), {"asked": {}}),
+        (np.int8([1, 2, 3]), {"asked": {"parameters": {"binary_data_output": True, "sequence_id": 1}}}),
+        (np.int8([1, 2, 3]), {"asked": {"outputs": [{"name": "y", "parameters": {"binary_data": True}}]}}),
+        (np.int8([1, 2, 3]), {"asked": {"outputs": [{"name": "x", "parameters": {"classification": 1}}]}}),
+    ],
+)
+def test_raw_bytes_that_are_wrong_or_special_take_the_ordinary_way(
+    values: NDArray[Any], changes: dict[str, Any]
+) -> None:
+    """Which says what is wrong with them, or does what is asked."""
+    bench = Bench()
+    body, header = binary_of(values, **changes)
+    assert bench.ask(body, extra=header) is None
+
+
+def test_raw_bytes_of_another_length_are_not_taken_for_the_layout_that_is_known() -> None:
+    """The JSON is the same to the byte."""
+    bench = Bench()
+    body, header = binary_of(np.int8([1, 2, 3]))
+    assert bench.ask(body, extra=header) is not None
+    for wrong in (body[:-1], body + b"1", body + body[-3:]):
+        assert bench.direct.answer(request(wrong, extra=header), COMMON) is None
 
 
 VALUES = st.one_of(st.integers(-200, 300), st.floats(-1e39, 1e39), st.booleans(), st.none(), st.text(max_size=2))
