@@ -67,7 +67,10 @@ class InterpreterSession:
     def run(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See `engine.Session.run`. Inputs whose open dimensions changed are resized first."""
         try:
-            self._resize(tensors)
+            for name, value in tensors.items():
+                if value.shape != self._shapes[name]:
+                    self._resize(tensors)
+                    break
             # A recurrent model must not answer one caller with what it remembers of another.
             self._interpreter.reset_all_variables()
             for name, value in tensors.items():
@@ -79,8 +82,6 @@ class InterpreterSession:
 
     def _resize(self, tensors: Mapping[str, NDArray[Any]]) -> None:
         changed = {name: value.shape for name, value in tensors.items() if value.shape != self._shapes[name]}
-        if not changed:
-            return
         for name, shape in changed.items():
             # An unfinished resize must not look finished to the next call.
             self._shapes[name] = ()
