@@ -29,6 +29,7 @@ from edge_runtime.events import EventBus, ModelsChanged
 from edge_runtime.health import Health, Report
 from edge_runtime.inference.loader import Loader
 from edge_runtime.inference.registry import Registry
+from edge_runtime.inference.residence import Residence
 from edge_runtime.inference.selfcheck import SelfCheck
 from edge_runtime.inference.service import InferenceService
 from edge_runtime.sensors.pipeline import Pipeline
@@ -78,7 +79,10 @@ class Daemon:
         self._engine = f"{loader.engine.name} {loader.engine.version}"
         self._store = Store(connection, state_dir)
         probe = Probe(config.deploy, config.engine, loader.engine.name, self._store)
-        self._deployer = Deployer(config.deploy, self._policy, self._store, probe, loader, self._registry, self._bus)
+        self._residence = Residence(config.engine, frozenset(model.name for model in config.model if model.pin))
+        self._deployer = Deployer(
+            *(config.deploy, self._policy, self._store, probe, loader, self._registry, self._bus, self._residence)
+        )
         self._uploads = Uploads(config.deploy, state_dir, self._deployer, tasks)
 
         self._data_plane = DataPlane(self._service, self._registry, config.http)
@@ -92,6 +96,7 @@ class Daemon:
         self._mdns: Advertiser | None = None
         self._pipelines = [Pipeline(pipeline, self._service) for pipeline in config.pipeline]
         self._sensor_tasks: list[asyncio.Task[None]] = []
+        self._loading: asyncio.Task[None] | None = None
         self._health = Health(config.lifecycle.health_timeout_seconds)
         self._register_checks()
 
@@ -157,6 +162,7 @@ class Daemon:
             self._sensor_tasks.append(self._background.keep(f"pipeline {pipeline.config.name}", pipeline.run))
         self._notifier.notify("READY=1", f"STATUS={self._status_line()}")
         log.info("ready: %s", self._status_line())
+        self._loading = self._background.once("loading models", self._deployer.repository.load_rest)
         await _load("edge_runtime.transports.http.management")
         if self._config.discovery.mdns:
             await _load("edge_runtime.transports.mdns")
@@ -187,6 +193,8 @@ class Daemon:
     async def _refuse_new_work(self) -> None:
         self._data_plane.ready = False
         self._service.refuse_new_work()
+        if self._loading:
+            self._loading.cancel()
         if self._mqtt:
             self._mqtt.refuse()
 

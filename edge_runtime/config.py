@@ -210,6 +210,8 @@ class EngineConfig:
 
     `kernels` "auto", `instances` 0 and `threads` 0: what the box measures to be best for the objective within
     `tune_seconds`; where it has measured nothing, one interpreter of one thread for each core.
+
+    `memory_budget_bytes`: of all models together; 0: none; None: half of what the box or its control group has.
     """
 
     name: Literal["auto", "litert", "tflite-runtime"] = "auto"
@@ -225,6 +227,11 @@ class EngineConfig:
     max_tensor_bytes: _Bytes = 64 * _MIB
     max_batch_bytes: _Bytes = 256 * 1024 * 1024
     max_picture_pixels: Annotated[int, Range(1, 2**30)] = 25_000_000
+    memory_budget_bytes: Annotated[int, Range(0, 2**50)] | None = None
+    memory_min_resident_seconds: Annotated[float, Range(0, 10 * _MINUTE)] = 1.0
+    sequences_max: Annotated[int, Range(1, 10_000)] = 16
+    sequence_idle_seconds: _Wait = 60.0
+    sequence_linger_seconds: _Linger = 60.0
     isolation: _Isolation = "none"
     isolated_max_seconds: _Wait = 30.0
     # The engine alone maps more than 200 MiB.
@@ -241,9 +248,13 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What holds for one model only: a key that is given takes the place of the same key of [engine]."""
+    """What holds for one model only: a key that is given takes the place of the same key of [engine].
+
+    `pin`: it is never unloaded to make room for others.
+    """
 
     name: str
+    pin: bool = False
     kernels: _Kernels | None = None
     instances: _Instances | None = None
     threads: _Instances | None = None
@@ -263,7 +274,7 @@ class ModelConfig:
     def over(self, engine: EngineConfig) -> EngineConfig:
         """The engine's settings for this model. Another delegate does not get the options of the box's."""
         given = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
-        given.pop("name")
+        del given["name"], given["pin"]
         return replace(engine, **({"delegate_options": {}} if "delegate" in given else {}) | given)
 
 

@@ -36,6 +36,8 @@ def _model(served: ServedVersion, store: Store) -> dict[str, Any]:
         "tuning": served.tuning.view(served.objective) if served.tuning else None,
         "isolation": served.placement.isolation,
         "worker_crashes": served.placement.crashes,
+        "loaded": served.resident,
+        "unavailable": served.unavailable,
         "inputs": [_tensor(spec) for spec in description.inputs],
         "outputs": [_tensor(spec) for spec in description.outputs],
         "labels": len(description.labels),

@@ -1,6 +1,7 @@
 """Walks a bundle from RECEIVED to COMMITTED, or back: RECEIVED > VERIFIED > STAGED > TRIAL > COMMITTED."""
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import time
@@ -9,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime import events
-from edge_runtime.config import DeployConfig
+from edge_runtime.config import DeployConfig, EngineConfig
 from edge_runtime.contract.bundle import MANIFEST, SIGNATURE, BundleReader
 from edge_runtime.contract.errors import ContractError
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.deploy import trust
 from edge_runtime.deploy.probe import Probe
+from edge_runtime.deploy.repository import Repository, present
 from edge_runtime.deploy.store import Deployment, State, Store
 from edge_runtime.errors import CallerError, Code, ContentError, DeviceError, EdgeError
 from edge_runtime.events import EventBus
@@ -22,6 +24,7 @@ from edge_runtime.inference.call import Call
 from edge_runtime.inference.loader import Loader
 from edge_runtime.inference.neutral import neutral_inputs
 from edge_runtime.inference.registry import Registry, ServedVersion
+from edge_runtime.inference.residence import Residence
 
 log = logging.getLogger(__name__)
 
@@ -89,18 +92,17 @@ class Deployer:
         loader: Loader,
         registry: Registry,
         bus: EventBus,
+        residence: Residence | None = None,
     ) -> None:
         self._config = config
         self._policy = policy
         self._store = store
         self._probe = probe
-        self._loader = loader
+        self.repository = Repository(store, probe, loader, registry, residence or Residence(EngineConfig()), bus)
         self._registry = registry
         self._bus = bus
-        self._one_at_a_time = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
         self._closing = False
-        self._unserved: dict[str, str] = {}
 
     async def deploy(
         self, bundle: Path, progress: Progress, *, force: bool = False, changed: Callable[[], None] = lambda: None
@@ -114,7 +116,7 @@ class Deployer:
             progress.state, progress.reason = state, reason
             changed()
 
-        async with self._one_at_a_time:
+        async with self.repository.changing:
             self._running = asyncio.create_task(self._deploy(bundle, progress, reach, force=force))
             (error,) = await asyncio.gather(self._running, return_exceptions=True)
             if error is not None:
@@ -198,23 +200,33 @@ class Deployer:
         manifest = self._attempt(digest).manifest
         description = await self._probe.run(manifest)
         await asyncio.to_thread(self._store.describe, digest, description)
-        new = await asyncio.to_thread(self._load, self._attempt(digest))
+        new = await self.repository.load_proven(self._attempt(digest))
+        before = self._registry.loaded(new.name)
+        # Neither may go to make room: the one is on trial, the other is what it would be rolled back to.
+        with new.held(), before.held() if before else contextlib.nullcontext():
+            await self._try_out(new, reach)
+        self.repository.well(new.name)
+        log.info("committed %s %s (%s kernels)", new.name, new.version, description.kernels)
+        reach(State.COMMITTED)
+        self._bus.publish(events.ModelsChanged())
+
+    async def _try_out(self, new: ServedVersion, reach: Callable[[State], None]) -> None:
         before = self._store.served(new.name)
-        await asyncio.to_thread(self._store.begin_trial, digest)
+        try:
+            await asyncio.to_thread(self._store.begin_trial, new.digest)
+        except BaseException:
+            new.retire()
+            raise
         self._registry.swap(new)
         reach(State.TRIAL)
         try:
             await self._watch_trial(new)
-            committed = asyncio.to_thread(self._store.commit, self._attempt(digest), _fallback(before, digest))
-            await _uninterrupted(committed)
+            fallback = _fallback(before, new.digest)
+            await _uninterrupted(asyncio.to_thread(self._store.commit, self._attempt(new.digest), fallback))
         except BaseException:
             self._registry.swap_back(new.name)
             self._bus.publish(events.ModelsChanged())
             raise
-        self._unserved.pop(new.name, None)
-        log.info("committed %s %s (%s kernels)", new.name, new.version, description.kernels)
-        reach(State.COMMITTED)
-        self._bus.publish(events.ModelsChanged())
 
     async def _watch_trial(self, served: ServedVersion) -> None:
         """Answer once in this process, then serve for the configured time; a failure of the model ends the trial."""
@@ -235,8 +247,7 @@ class Deployer:
         Returns what is to be told once the links are up. No model that cannot be served keeps the others from it.
         """
         told = [event for attempt in self._store.unfinished() if (event := self._undo(attempt))]
-        for model in self._store.models():
-            told += await self._serve_committed(model)
+        told += await self.repository.serve_all()
         await asyncio.to_thread(self._store.sweep)
         self._bus.publish(events.ModelsChanged())
         return told
@@ -250,39 +261,9 @@ class Deployer:
         log.warning("rolled back %s %s: %s", name, version, reason)
         return events.Deployment("rolled_back", name, version, reason)
 
-    async def _serve_committed(self, model: str) -> list[events.Deployment]:
-        digest, fallback = self._store.served(model) or ("", None)
-        try:
-            self._registry.swap(await self._open_committed(digest))
-        except EdgeError as error:
-            log.error("%s cannot be served: %s", model, error)  # noqa: TRY400 - the message says it all
-            self._unserved[model] = str(error)
-            told = [events.Deployment("refused", model, "", str(error))]
-            return told + (await self._fall_back(model, fallback) if fallback else [])
-        return []
-
-    async def _fall_back(self, model: str, digest: str) -> list[events.Deployment]:
-        try:
-            served = await self._open_committed(digest)
-        except EdgeError as error:
-            log.error("%s cannot be served by its fallback either: %s", model, error)  # noqa: TRY400 - likewise
-            return []
-        self._registry.swap(served)
-        reason = "the committed version cannot be loaded"
-        return [events.Deployment("rolled_back", model, served.version, reason)]
-
     def problem(self) -> str | None:
         """Which committed models are not served as they should be, and why, for the health check."""
-        return "; ".join(f"{model}: {reason}" for model, reason in sorted(self._unserved.items())) or None
-
-    async def _open_committed(self, digest: str) -> ServedVersion:
-        known = self._version(digest).description
-        engine = self._loader.engine
-        if known is None or (known.engine, known.engine_version) != (engine.name, engine.version):
-            # Another engine than the one that proved it: prove it again before it gets into this process.
-            description = await self._probe.run(self._version(digest).manifest)
-            await asyncio.to_thread(self._store.describe, digest, description)
-        return await asyncio.to_thread(self._load, self._version(digest))
+        return self.repository.problem()
 
     async def rollback(self, model: str) -> tuple[str, str]:
         """Serve the version before this one again; returns the new and the former version.
@@ -290,7 +271,7 @@ class Deployer:
         Raises:
             CallerError: no such model, or nothing to go back to.
         """
-        async with self._one_at_a_time:
+        async with self.repository.changing:
             current = self._registry.find(model)
             committed = self._store.served(model)
             if committed is None or committed[1] is None:
@@ -301,7 +282,7 @@ class Deployer:
 
     async def activate(self, model: str, version: str) -> tuple[str, str]:
         """Serve another committed version, older ones too; returns the new and the former version."""
-        async with self._one_at_a_time:
+        async with self.repository.changing:
             current = self._registry.find(model)
             if version != current.version:
                 await self._switch(current, self._committed_version(model, version).digest)
@@ -316,19 +297,22 @@ class Deployer:
 
     async def _switch(self, current: ServedVersion, digest: str) -> None:
         warm = self._registry.warm(current.name)
-        target = warm if warm is not None and warm.digest == digest else await self._open_committed(digest)
-        self._registry.swap(target)
-        await _uninterrupted(asyncio.to_thread(self._store.commit, self._version(digest), current.digest))
-        self._unserved.pop(current.name, None)
+        target = warm if warm is not None and warm.digest == digest else await self.repository.open(digest)
+        with target.held():
+            self.repository.residence.readmit(target)
+            await self.repository.residence.bring(target)
+            self._registry.swap(target)
+        await _uninterrupted(asyncio.to_thread(self._store.commit, self.repository.version(digest), current.digest))
+        self.repository.well(current.name)
         self._bus.publish(events.ModelsChanged())
 
     async def remove(self, model: str) -> None:
         """Take a model off the box. Raises CallerError if it is not there."""
-        async with self._one_at_a_time:
+        async with self.repository.changing:
             if self._store.served(model) is None:
                 raise CallerError(f"model {model!r} is not on this box", Code.NOT_FOUND)
             self._registry.remove(model)
-            self._unserved.pop(model, None)
+            self.repository.well(model)
             await asyncio.to_thread(self._store.remove, model)
         self._bus.publish(events.Deployment("removed", model, ""))
         self._bus.publish(events.ModelsChanged())
@@ -339,24 +323,7 @@ class Deployer:
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
+        await self.repository.close()
 
     def _attempt(self, digest: str) -> Deployment:
-        return _present(self._store.attempt(digest), digest)
-
-    def _version(self, digest: str) -> Deployment:
-        return _present(self._store.version(digest), digest)
-
-    def _load(self, deployment: Deployment) -> ServedVersion:
-        manifest, model = deployment.manifest, self._store.file(deployment.manifest)
-        if deployment.description is None or model is None or not self._store.intact(manifest):
-            raise DeviceError(
-                f"the files of {manifest.name} {manifest.version} are damaged; push it again with --force"
-            )
-        signed = deployment.signed_by is not None
-        return self._loader.load(manifest, deployment.description, model, signed=signed)
-
-
-def _present(deployment: Deployment | None, digest: str) -> Deployment:
-    if deployment is None:
-        raise DeviceError(f"bundle {digest[:12]} is not in the store, or cannot be read; push it again")
-    return deployment
+        return present(self._store.attempt(digest), digest)

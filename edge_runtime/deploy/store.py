@@ -8,6 +8,7 @@ import hashlib
 import logging
 import shutil
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -80,6 +81,8 @@ CREATE TABLE IF NOT EXISTS failures (
     digest TEXT PRIMARY KEY, model TEXT NOT NULL, version TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL,
     ordinal INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS served (model TEXT PRIMARY KEY, digest TEXT NOT NULL, fallback TEXT);
+CREATE TABLE IF NOT EXISTS residence (
+    model TEXT PRIMARY KEY, unloaded INTEGER NOT NULL DEFAULT 0, used INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS sequences (model TEXT PRIMARY KEY, highest INTEGER NOT NULL);
 """
 _VERSION = "SELECT digest, manifest, signed_by, 'COMMITTED', description FROM versions"
@@ -191,6 +194,7 @@ class Store:
             self._db.execute(
                 "INSERT OR REPLACE INTO served VALUES (?, ?, ?)", (manifest.name, deployment.digest, fallback)
             )
+            self._db.execute("UPDATE residence SET unloaded = 0 WHERE model = ?", (manifest.name,))
             for digest in self._replaced(deployment, fallback):
                 self._db.execute("DELETE FROM versions WHERE digest = ?", (digest,))
             if deployment.signed_by is not None:  # what nobody signed must not shut out what somebody will sign
@@ -250,6 +254,45 @@ class Store:
         """Names of the committed models."""
         return tuple(row[0] for row in self._all("SELECT model FROM served ORDER BY model"))
 
+    # What was in memory
+
+    def models_by_use(self) -> tuple[str, ...]:
+        """Names of the committed models, the most recently used first, then the most recently committed."""
+        rows = self._all(
+            "SELECT served.model FROM served LEFT JOIN residence USING (model) LEFT JOIN versions USING (digest) "
+            "ORDER BY IFNULL(used, 0) DESC, ordinal DESC"
+        )
+        return tuple(row[0] for row in rows)
+
+    def note_use(self, models: Sequence[str]) -> None:
+        """Keep the order in which models were used, the last one last; those that are not named were used before."""
+        with self._lock, self._db:
+            (latest,) = self._db.execute("SELECT IFNULL(MAX(used), 0) FROM residence").fetchone()
+            self._db.executemany(
+                "INSERT INTO residence (model, used) VALUES (?, ?) ON CONFLICT DO UPDATE SET used = excluded.used",
+                [(model, latest + i) for i, model in enumerate(models, 1)],
+            )
+
+    def note_unloaded(self, model: str, *, unloaded: bool) -> None:
+        """Keep whether the operator has unloaded a model."""
+        self._execute(
+            "INSERT INTO residence (model, unloaded) VALUES (?, ?) "
+            "ON CONFLICT DO UPDATE SET unloaded = excluded.unloaded",
+            *(model, unloaded),
+        )
+
+    def is_unloaded(self, model: str) -> bool:
+        """Whether the operator has unloaded a model."""
+        return bool(self._all("SELECT 1 FROM residence WHERE model = ? AND unloaded", model))
+
+    def stored(self, manifest: Manifest) -> bool:
+        """Whether the model's file is there in its full size; `intact` reads it."""
+        entry = manifest.files[MODEL]
+        try:
+            return (self._objects / entry.sha256).stat().st_size == entry.size
+        except OSError:
+            return False
+
     def highest_sequence(self, model: str) -> int:
         """The highest sequence of a signed version ever committed; 0 if none was."""
         rows = self._all("SELECT highest FROM sequences WHERE model = ?", model)
@@ -258,7 +301,7 @@ class Store:
     def remove(self, model: str) -> None:
         """Forget a model; its highest sequence is kept, so that an old bundle cannot come back as a new one."""
         with self._lock, self._db:
-            for table in ("served", "versions", "failures"):
+            for table in ("served", "versions", "failures", "residence"):
                 self._db.execute(f"DELETE FROM {table} WHERE model = ?", (model,))  # noqa: S608 - constant
         self.sweep()
 

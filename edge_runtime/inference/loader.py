@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge_runtime.config import EngineConfig, ModelConfig, engine_for
+from edge_runtime.contract.bundle import MODEL
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.inference import engine as engines
 from edge_runtime.inference import setup as setups
@@ -14,8 +15,13 @@ from edge_runtime.inference.engine import Engine
 from edge_runtime.inference.isolated import IsolatedEngine
 from edge_runtime.inference.placement import Placement
 from edge_runtime.inference.registry import ServedVersion
+from edge_runtime.inference.runner import Runner
+from edge_runtime.inference.setup import Setup
 from edge_runtime.inference.tuning import Tuning
 from edge_runtime.system import memory
+
+# Of a worker process, before it has a model: interpreter, numpy and engine.
+_WORKER_BYTES = 48 * 1024 * 1024
 
 
 class Loader:
@@ -39,12 +45,9 @@ class Loader:
 
         `signed`: by somebody whom the box trusts. Raises ContentError where the engine refuses the model.
         """
-        config = engine_for(self._config, self._models, manifest.name)
+        config = self.config(manifest)
         engine, placement = self._place(config, signed=signed)
-        best = tuning.best(config.objective) if tuning else None
-        setup = best.setup if best else setups.unmeasured(description, config)
-        if placement.isolated:  # each interpreter is a process more; and the loop waits for no other process
-            setup = replace(setup, instances=config.instances or 1, inline=False)
+        setup = self.setup(manifest, description, tuning, signed=signed)
         sessions = [engine.open(model, setup.kernels, setup.threads) for _ in range(setup.instances)]
         memory.release_file_pages(model)
         runner = setups.make_runner(sessions, setup, description, config.queue_max_requests)
@@ -54,7 +57,49 @@ class Loader:
         return served
 
     def _place(self, config: EngineConfig, *, signed: bool) -> tuple[Engine, Placement]:
-        if config.isolation == "none" or (config.isolation == "auto" and signed):
+        if not _isolated(config, signed=signed):
             return self.engine, Placement()
         isolated = IsolatedEngine(self.engine, config)
         return isolated, Placement("process", isolated.history)
+
+    def setup(
+        self, manifest: Manifest, description: Description, tuning: Tuning | None = None, *, signed: bool = False
+    ) -> Setup:
+        """How it will run: as the tuning found best, with no more interpreters than the budget has room for."""
+        config = self.config(manifest)
+        best = tuning.best(config.objective) if tuning else None
+        setup = best.setup if best else setups.unmeasured(description, config)
+        if _isolated(config, signed=signed):  # each interpreter is a process more; the loop waits for no other process
+            setup = replace(setup, instances=config.instances or 1, inline=False)
+        budget = memory.budget_bytes(config.memory_budget_bytes)
+        most = max(1, budget // session_bytes(manifest, description)) if budget else setup.instances
+        return replace(setup, instances=min(setup.instances, most))
+
+    def needs(self, manifest: Manifest, description: Description, *, signed: bool) -> int:
+        """Bytes that its sessions will take together."""
+        setup = self.setup(manifest, description, signed=signed)
+        isolated = _isolated(self.config(manifest), signed=signed)
+        return setup.instances * session_bytes(manifest, description, isolated=isolated)
+
+    def outline(self, manifest: Manifest, description: Description, runner: Runner, *, signed: bool) -> ServedVersion:
+        """A version whose sessions are not in memory; `runner` answers in their place."""
+        config, setup = self.config(manifest), self.setup(manifest, description, signed=signed)
+        placement = Placement("process") if _isolated(config, signed=signed) else Placement()
+        admission = Admission(description, config)
+        served = ServedVersion(manifest, manifest.digest(), description, runner, admission, placement, resident=False)
+        served.setup, served.sessions = setup, setup.instances
+        return served
+
+    def config(self, manifest: Manifest) -> EngineConfig:
+        """What is configured for the model."""
+        return engine_for(self._config, self._models, manifest.name)
+
+
+def _isolated(config: EngineConfig, *, signed: bool) -> bool:
+    return config.isolation == "process" or (config.isolation == "auto" and not signed)
+
+
+def session_bytes(manifest: Manifest, description: Description, *, isolated: bool = False) -> int:
+    """What one session takes: as the probe measured it, not less than the file; in a process of its own, that too."""
+    entry = manifest.files.get(MODEL)
+    return max(1, description.memory_bytes, entry.size if entry else 0) + (_WORKER_BYTES if isolated else 0)

@@ -17,7 +17,15 @@ from edge_runtime.inference.tuning import Objective, Tuning
 
 @dataclass(eq=False)
 class ServedVersion:
-    """One version in memory. It is closed when it has been retired and its last lease has ended."""
+    """One version that is served. It is closed when it has been retired and its last lease has ended.
+
+    Attributes:
+        last_used: time.perf_counter() of its last request; 0 before the first.
+        previous: it is not the active version, but the one behind it.
+        sessions: how many it had in memory, or will have.
+        resident: its sessions are in memory; else its runner is one that brings them back, or says why not.
+        unavailable: why requests are not answered, where that needs somebody to act; else empty.
+    """
 
     manifest: Manifest
     digest: str
@@ -31,6 +39,13 @@ class ServedVersion:
     objective: Objective = "throughput"
     leases: int = 0
     retired: bool = False
+    last_used: float = 0.0
+    previous: bool = False
+    sessions: int = 1
+    resident: bool = True
+    unavailable: str = ""
+    _leaving: list[Runner] = field(default_factory=list)
+    _ending: bool = False  # something is to be closed with the last lease
 
     @property
     def name(self) -> str:
@@ -42,19 +57,42 @@ class ServedVersion:
         """The version's name."""
         return self.manifest.version
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep it open, and in memory if it is there."""
+        self.leases += 1
+        try:
+            yield
+        finally:
+            self.release()
+
+    def replace_runner(self, runner: Runner, *, resident: bool) -> None:
+        """Answer with another runner from now on; the former is closed when nobody can be in it any more."""
+        self._leaving.append(self.runner)
+        self.runner, self.resident, self._ending = runner, resident, True
+        self._end_if_unused()
+
     def retire(self) -> None:
         """Close as soon as nobody uses it."""
-        self.retired = True
-        self._close_if_unused()
+        self.retired = self._ending = True
+        self._end_if_unused()
 
     def release(self) -> None:
         """End one lease."""
         self.leases -= 1
-        self._close_if_unused()
+        if self._ending:
+            self._end_if_unused()
 
-    def _close_if_unused(self) -> None:
-        if self.retired and self.leases == 0:
-            self.runner.close()
+    def _end_if_unused(self) -> None:
+        if self.leases:
+            return
+        if self.retired:
+            self._leaving.append(self.runner)
+            self.resident = False
+        for runner in self._leaving:
+            runner.close()
+        self._leaving.clear()
+        self._ending = self.retired
 
 
 @dataclass
@@ -121,6 +159,7 @@ class Registry:
         if slot.warm is not None and slot.warm is not new:
             slot.warm.retire()
         slot.active, slot.warm = new, slot.active
+        slot.active.previous, slot.warm.previous = False, True
         return slot.warm
 
     def replace(self, new: ServedVersion) -> None:
@@ -134,6 +173,7 @@ class Registry:
             slot.warm, old = new, slot.warm
         else:
             raise CallerError(f"{new.name} {new.version} is not loaded any more", Code.CONFLICT)
+        new.last_used, new.previous = old.last_used, old.previous
         new.stats = old.stats  # it is the same version to whoever counts
         old.retire()
 
@@ -145,6 +185,7 @@ class Registry:
             del self._slots[model]
             return None
         slot.active, slot.warm = slot.warm, None
+        slot.active.previous = False
         return slot.active
 
     def remove(self, model: str) -> None:

@@ -12,9 +12,11 @@ _PATIENCE_SECONDS = 3.0
 
 
 class SelfCheck:
-    """Runs the quickest of the active models on an input of zeros; a box without a model has nothing to check.
+    """Runs the quickest of the active models on an input of zeros; without one in memory there is nothing to check.
 
     A model in a process of its own says nothing of the daemon: whatever it does, the daemon must not be restarted.
+
+    It loads none: that would push another one out where memory is scarce.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -22,7 +24,7 @@ class SelfCheck:
 
     async def run(self) -> str | None:
         """What is wrong, or None. Raises EdgeError when the model itself fails."""
-        inside = (served for served in self._registry.active() if not served.placement.isolated)
+        inside = (s for s in self._registry.active() if s.resident and not s.placement.isolated)
         served = min(inside, key=lambda s: s.description.latency_ms, default=None)
         if served is None:
             return None

@@ -105,6 +105,7 @@ class InferenceService:
         except EdgeError as error:
             served.stats.failed(error.code)
             raise
+        served.last_used = started
         served.stats.answered_now(time.perf_counter() - started)
         return answer
 
@@ -150,7 +151,7 @@ class InferenceService:
     @contextlib.contextmanager
     def _counted(self, served: ServedVersion, call: Call) -> Iterator[float]:
         """Count a request from its arrival to its answer or failure; gives the time of its arrival."""
-        started = time.perf_counter()
+        started = served.last_used = time.perf_counter()
         self.in_flight += 1
         try:
             if self._stopping:

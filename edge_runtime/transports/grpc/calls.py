@@ -79,10 +79,10 @@ class Calls:
 
     def _model_ready(self, request: messages.ModelReadyRequest) -> messages.ModelReadyResponse:
         try:
-            self._registry.find(request.name, request.version or None)
+            served = self._registry.find(request.name, request.version or None)
         except CallerError:  # the question has an answer, as in Triton: a model that is not here is not ready
             return messages.ModelReadyResponse(ready=False)
-        return messages.ModelReadyResponse(ready=self._ready())
+        return messages.ModelReadyResponse(ready=self._ready() and not served.unavailable)
 
     def _server_metadata(self, _: messages.ServerMetadataRequest) -> messages.ServerMetadataResponse:
         return messages.ServerMetadataResponse(name=codec.SERVER_NAME, version=__version__, extensions=codec.EXTENSIONS)

@@ -67,8 +67,8 @@ class OpenInference:
                 document = codec.model_metadata(self._registry, *target)
             case "ready":
                 exchange.check_method("GET")
-                self._registry.find(*target)
-                await exchange.answer({"name": target[0], "ready": self.ready}, 200 if self.ready else 503)
+                ready = self.ready and not self._registry.find(*target).unavailable
+                await exchange.answer({"name": target[0], "ready": ready}, 200 if ready else 503)
                 return
             case "config":
                 exchange.check_method("GET")
