@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from converters.engine import Model
 from converters.errors import ConvertError
 from edge_runtime.contract.manifest import InputDeclaration, OutputDeclaration, Task
+from edge_runtime.contract.outputs import implied_task
 from edge_runtime.contract.tensors import TensorSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -61,11 +62,11 @@ def check(declared: Declared, model: Model) -> None:
     _check_input(declared, model.inputs[0])
     shapes = model.output_shapes()
     _check_output(declared.output, shapes)
-    if declared.task is not None and not fits(declared.task, shapes, declared.output):
+    task = declared.task or implied_task(declared.output)
+    if task is not None and not fits(task, shapes, declared.output):
         shown = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise ConvertError(
-            f"--task {declared.task} needs {_NEEDS[declared.task]}, but the model's outputs are {shown};"
-            " --task raw fits any model"
+            f"--task {task} needs {_NEEDS[task]}, but the model's outputs are {shown}; --task raw fits any model"
         )
     _check_labels(declared, shapes)
 

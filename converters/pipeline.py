@@ -14,7 +14,7 @@ from converters.errors import ConvertError
 from converters.frontends import Source
 from converters.quantize import Scheme
 from converters.samples import Samples
-from edge_runtime.contract import bundle, names, signing
+from edge_runtime.contract import bundle, names, outputs, signing
 from edge_runtime.contract.manifest import InputDeclaration, Manifest, OutputDeclaration, Parity, Task
 
 
@@ -145,7 +145,11 @@ def _measure(declared: Declared, model: Model, content: bytes, converted: bytes,
     before = parity.answer(model, data.evaluation, "float model")
     builtin = parity.answer(after_builtin, data.evaluation, "converted, built-in kernels")
     fast = parity.answer(after_fast, data.evaluation, "converted, fast kernels")
-    task = declared.task or parity.guess_task(before, labelled=declared.labels is not None)
+    task = (
+        declared.task
+        or outputs.implied_task(declared.output)
+        or parity.guess_task(before, labelled=declared.labels is not None)
+    )
     return Measured(
         task,
         parity.compare(task, before, builtin, fast, data.evaluation.labels),
@@ -230,7 +234,7 @@ def _manifest(
         sequence=names.sequence_of(options.version),
         task=measured.task,
         input=declared,
-        output=options.answer,
+        output=outputs.completed(measured.task, options.answer, source.metadata.output),
         parity=measured.parity,
         provenance=provenance,
     )

@@ -1,6 +1,6 @@
 """How outputs become an answer, as a manifest declares it: the task, and what each task needs to be told."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from edge_runtime.contract.errors import ContractError
@@ -109,6 +109,30 @@ class PointDeclaration:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreCalibration:
+    """What makes the scores of different classes comparable: scale / (1 + e^-(slope * g(score) + offset)).
+
+    Source: `ScoreCalibrationOptions` of the TensorFlow Lite Metadata schema.
+
+    Attributes:
+        transformation: g: the score itself, its logarithm, or log(score) - log(1 - score).
+        default: the score of a class without numbers, or below its min_score.
+        classes: scale, slope, offset and, maybe, min_score of each class, in the order of the output.
+    """
+
+    transformation: Literal["identity", "log", "inverse_logistic"] = "identity"
+    default: float = 0.0
+    classes: tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(
+            all(len(numbers) in (0, 3, 4) for numbers in self.classes),
+            "classes must have scale, slope, offset and, maybe, min_score for each class",
+        )
+        _require(all(numbers[0] >= 0 for numbers in self.classes if numbers), "classes must have no negative scale")
+
+
+@dataclass(frozen=True, slots=True)
 class OutputDeclaration:
     """How the answer is read from the outputs.
 
@@ -126,6 +150,7 @@ class OutputDeclaration:
         normalize: divide an embedding by its Euclidean length.
         measure: an anomaly's score is the mean squared ("mse") or absolute ("mae") difference between the first input
             and the output, in the model's own real values; or the output itself ("score").
+        calibration: of the scores of classes, labels or objects, after the activation.
         boxes: for task "detection".
         mask: for task "segmentation".
         points: for task "keypoints".
@@ -141,6 +166,7 @@ class OutputDeclaration:
     offset: tuple[float, ...] = (0.0,)
     normalize: bool = False
     measure: Literal["mse", "mae", "score"] = "mse"
+    calibration: ScoreCalibration | None = None
     boxes: BoxDeclaration = field(default_factory=BoxDeclaration)
     mask: MaskDeclaration = field(default_factory=MaskDeclaration)
     points: PointDeclaration = field(default_factory=PointDeclaration)
@@ -153,10 +179,12 @@ class OutputDeclaration:
         _require(bool(self.offset), "offset must not be empty")
 
 
+_CLASSES: tuple[Task, ...] = ("classification", "multilabel", "detection")
 _SCORED: tuple[Task, ...] = ("classification", "multilabel", "detection", "segmentation", "anomaly", "keypoints")
 # top_k, threshold and unit say nothing to some tasks, but bundles that are out there may have them all the same.
 _TASKS_OF: dict[str, tuple[Task, ...]] = {
     "activation": _SCORED,
+    "calibration": _CLASSES,
     "names": ("regression", "keypoints"),
     "scale": ("regression",),
     "offset": ("regression",),
@@ -182,6 +210,28 @@ def check_task(task: Task | None, output: OutputDeclaration) -> None:
             raise ContractError(f"output.{part.name} is for task {' or '.join(meant)}, but the task is {task}")
     if task == "anomaly" and output.threshold is None:
         raise ContractError("output.threshold is missing: task anomaly needs to know from which score on it is one")
+
+
+def implied_task(output: OutputDeclaration) -> Task | None:
+    """The task that `output` can only be meant for, if there is one."""
+    plain = OutputDeclaration()
+    for part in ("boxes", "mask", "points"):
+        if getattr(output, part) != getattr(plain, part):
+            return _TASKS_OF[part][0]
+    return None
+
+
+def completed(task: Task, said: OutputDeclaration, metadata: OutputDeclaration | None) -> OutputDeclaration:
+    """What is `said` by a person, and, of what that leaves open and `task` uses, what a model's metadata say."""
+    if metadata is None or task not in _CLASSES:
+        return said
+    plain = OutputDeclaration()
+    left_open = {
+        part.name: getattr(metadata, part.name)
+        for part in fields(said)
+        if getattr(said, part.name) == getattr(plain, part.name) and task in _TASKS_OF.get(part.name, (task,))
+    }
+    return replace(said, **left_open)
 
 
 def _check_class(key: str, index: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Reads TFLite Metadata: the labels and the normalization that a bare model carries.
+"""Reads TFLite Metadata: labels, normalization, and how the outputs are to be read, as a bare model carries them.
 
 Source: the TensorFlow Lite Metadata schema (`metadata_schema.fbs`, file identifier "M001") and the model
 schema's `metadata` and `buffers` fields; associated files are a ZIP archive behind the model. Field numbers
@@ -10,14 +10,17 @@ import math
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import flatbuffers.number_types as number
 from flatbuffers.table import Table
 
+from edge_runtime.contract import flatbuffer
 from edge_runtime.contract.bundle import MAX_LABELS_BYTES
 from edge_runtime.contract.manifest import InputDeclaration
+from edge_runtime.contract.outputs import BoxDeclaration, BoxFormat, BoxRole, OutputDeclaration, ScoreCalibration
 
 _NAME = b"TFLITE_METADATA"
 _MODEL_OPERATORS, _MODEL_BUFFERS, _MODEL_METADATA = 1, 4, 6  # tflite.Model
@@ -32,10 +35,35 @@ _CONTENT_TYPE, _CONTENT_VALUE = 0, 1  # Content.content_properties (a union)
 _IMAGE_PROPERTIES = 2  # ContentProperties.ImageProperties
 _FILE_NAME, _FILE_TYPE = 0, 2  # AssociatedFile
 _AXIS_LABELS, _VALUE_LABELS = 2, 3  # AssociatedFileType.TENSOR_AXIS_LABELS, TENSOR_VALUE_LABELS
+_AXIS_CALIBRATION = 4  # AssociatedFileType.TENSOR_AXIS_SCORE_CALIBRATION
 _UNIT_TYPE, _UNIT_VALUE = 0, 1  # ProcessUnit.options (a union)
-_NORMALIZATION = 1  # ProcessUnitOptions.NormalizationOptions
+_NORMALIZATION, _CALIBRATION, _THRESHOLDING = 1, 2, 3  # ProcessUnitOptions
 _MEAN, _STD = 0, 1  # NormalizationOptions
-_MAX_CHANNELS = 16
+_TRANSFORMATION, _DEFAULT_SCORE = 0, 1  # ScoreCalibrationOptions
+_TRANSFORMATIONS: tuple[Literal["identity", "log", "inverse_logistic"], ...] = ("identity", "log", "inverse_logistic")
+_GLOBAL_THRESHOLD = 0  # ScoreThresholdingOptions
+_BOX_PROPERTIES = 3  # ContentProperties.BoundingBoxProperties
+_BOX_INDEX, _BOX_TYPE, _BOX_COORDINATES = 0, 1, 2  # BoundingBoxProperties
+_TENSOR_NAME = 0  # TensorMetadata.name
+# BoundingBoxType BOUNDARIES, UPPER_LEFT, CENTER: the order that it names, and the one with the axes swapped.
+_BOX_FORMATS: dict[int, tuple[BoxFormat, BoxFormat]] = {
+    1: ("xyxy", "yxyx"),
+    2: ("xywh", "yxhw"),
+    3: ("cxcywh", "cycxhw"),
+}
+_IN_ORDER, _AXES_SWAPPED = (0, 1, 2, 3), (1, 0, 3, 2)
+# What the metadata writers of TensorFlow Lite Support and of Model Maker call the outputs of a detector.
+_ROLES: dict[str, BoxRole] = {
+    "location": "boxes",
+    "locations": "boxes",
+    "category": "classes",
+    "categories": "classes",
+    "classes": "classes",
+    "score": "scores",
+    "scores": "scores",
+    "number of detections": "count",
+}
+_MAX_CALIBRATED = 10_000  # classes
 _PARSE_ERRORS = (
     *(struct.error, IndexError, ValueError, TypeError, KeyError, OSError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error),
@@ -47,12 +75,14 @@ class TFLiteMetadata:
     """What the metadata says of the first input and the outputs; None and empty where it says nothing.
 
     Attributes:
+        output: thresholds, score calibration, and what boxes look like; None where nothing is said.
         files: names in the archive behind the model, whether or not anything could be made of them.
     """
 
     input: InputDeclaration | None = None
     labels: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    output: OutputDeclaration | None = None
 
 
 def read(content: bytes) -> TFLiteMetadata:
@@ -62,9 +92,11 @@ def read(content: bytes) -> TFLiteMetadata:
         root = _metadata_root(content)
         if root is None:
             return TFLiteMetadata(files=files)
-        subgraph = _tables(root, _SUBGRAPHS)[0]
-        inputs, outputs = _tables(subgraph, _INPUTS), _tables(subgraph, _OUTPUTS)
-        return TFLiteMetadata(_input(inputs[0]) if inputs else None, _labels(content, outputs), files)
+        subgraph = flatbuffer.tables(root, _SUBGRAPHS)[0]
+        inputs, outputs = flatbuffer.tables(subgraph, _INPUTS), flatbuffer.tables(subgraph, _OUTPUTS)
+        return TFLiteMetadata(
+            _input(inputs[0]) if inputs else None, _labels(content, outputs), files, _output(content, outputs)
+        )
     except _PARSE_ERRORS:
         return TFLiteMetadata(files=files)
 
@@ -72,37 +104,117 @@ def read(content: bytes) -> TFLiteMetadata:
 def has_control_flow(content: bytes) -> bool:
     """Whether the running time may depend on values, for there are loops or calls; True if it cannot be told."""
     try:
-        return any(_operator(code) in _CONTROL_FLOW for code in _tables(_root(content), _MODEL_OPERATORS))
+        return any(
+            _operator(code) in _CONTROL_FLOW for code in flatbuffer.tables(flatbuffer.root(content), _MODEL_OPERATORS)
+        )
     except _PARSE_ERRORS:
         return True
 
 
 def _operator(code: Table) -> int:
     # Codes below 127 are in the old one-byte field, the new field is 0 then in old files: the larger one counts.
-    return max(_scalar(code, _OLD_CODE, number.Int8Flags), _scalar(code, _NEW_CODE, number.Int32Flags))
+    return max(
+        flatbuffer.scalar(code, _OLD_CODE, number.Int8Flags), flatbuffer.scalar(code, _NEW_CODE, number.Int32Flags)
+    )
 
 
 def _metadata_root(data: bytes) -> Table | None:
-    model = _root(data)
-    buffers = _tables(model, _MODEL_BUFFERS)
-    for entry in _tables(model, _MODEL_METADATA):
-        if _bytes(entry, _METADATA_NAME) == _NAME:
-            buffer = buffers[_scalar(entry, _METADATA_BUFFER, number.Uint32Flags)]
-            return _root(_bytes(buffer, _BUFFER_DATA))
+    model = flatbuffer.root(data)
+    buffers = flatbuffer.tables(model, _MODEL_BUFFERS)
+    for entry in flatbuffer.tables(model, _MODEL_METADATA):
+        if flatbuffer.octets(entry, _METADATA_NAME) == _NAME:
+            buffer = buffers[flatbuffer.scalar(entry, _METADATA_BUFFER, number.Uint32Flags)]
+            return flatbuffer.root(flatbuffer.octets(buffer, _BUFFER_DATA))
     return None
 
 
 def _input(tensor: Table) -> InputDeclaration | None:
     """How pixels or numbers become the input; None if nothing is said of either."""
-    content = _table(tensor, _CONTENT)
-    is_image = content is not None and _scalar(content, _CONTENT_TYPE, number.Uint8Flags) == _IMAGE_PROPERTIES
-    for unit in _tables(tensor, _UNITS):
-        options = _table(unit, _UNIT_VALUE)
-        if options is not None and _scalar(unit, _UNIT_TYPE, number.Uint8Flags) == _NORMALIZATION:
-            mean, std = _floats(options, _MEAN), _floats(options, _STD)
+    content = flatbuffer.table(tensor, _CONTENT)
+    is_image = content is not None and flatbuffer.scalar(content, _CONTENT_TYPE, number.Uint8Flags) == _IMAGE_PROPERTIES
+    for unit in flatbuffer.tables(tensor, _UNITS):
+        options = flatbuffer.table(unit, _UNIT_VALUE)
+        if options is not None and flatbuffer.scalar(unit, _UNIT_TYPE, number.Uint8Flags) == _NORMALIZATION:
+            mean, std = flatbuffer.floats(options, _MEAN), flatbuffer.floats(options, _STD)
             if all(map(math.isfinite, mean + std)):
                 return InputDeclaration("image" if is_image else "tensor", mean=mean or (0.0,), std=std or (1.0,))
     return InputDeclaration("image") if is_image else None
+
+
+def _output(content: bytes, outputs: list[Table]) -> OutputDeclaration | None:
+    try:
+        said = OutputDeclaration(
+            threshold=_threshold(outputs), calibration=_calibration(content, outputs), boxes=_boxes(outputs)
+        )
+    except _PARSE_ERRORS:  # labels and input may be sound all the same
+        return None
+    return None if said == OutputDeclaration() else said
+
+
+def _options(outputs: list[Table], kind: int) -> Iterator[tuple[Table, Table]]:
+    """Each output that has process units of this kind, and their options."""
+    for output in outputs:
+        for unit in flatbuffer.tables(output, _UNITS):
+            options = flatbuffer.table(unit, _UNIT_VALUE)
+            if options is not None and flatbuffer.scalar(unit, _UNIT_TYPE, number.Uint8Flags) == kind:
+                yield output, options
+
+
+def _threshold(outputs: list[Table]) -> float | None:
+    for _, options in _options(outputs, _THRESHOLDING):
+        threshold = flatbuffer.real(options, _GLOBAL_THRESHOLD)
+        if math.isfinite(threshold):
+            return threshold
+    return None
+
+
+def _calibration(content: bytes, outputs: list[Table]) -> ScoreCalibration | None:
+    """Source: `ScoreCalibrationOptions` of the schema; a line a class of scale, slope, offset and, maybe, min_score."""
+    for output, options in _options(outputs, _CALIBRATION):
+        for file in flatbuffer.tables(output, _FILES):
+            if flatbuffer.scalar(file, _FILE_TYPE, number.Int8Flags) == _AXIS_CALIBRATION:
+                lines = _archived_lines(content, flatbuffer.octets(file, _FILE_NAME).decode())
+                classes = tuple(_numbers(line) for line in lines[:_MAX_CALIBRATED])
+                transformation = flatbuffer.scalar(options, _TRANSFORMATION, number.Int8Flags)
+                default = flatbuffer.real(options, _DEFAULT_SCORE)
+                return ScoreCalibration(_TRANSFORMATIONS[transformation], default, classes)
+    return None
+
+
+def _numbers(line: str) -> tuple[float, ...]:
+    return tuple(float(word) for word in line.split(",")) if line.strip() else ()
+
+
+def _boxes(outputs: list[Table]) -> BoxDeclaration:
+    """The first bounding boxes of the outputs; roles where every output has a name that is known."""
+    for output in outputs:
+        properties = _box_properties(output)
+        if properties is None:
+            continue
+        names = [flatbuffer.octets(tensor, _TENSOR_NAME).decode(errors="replace").lower() for tensor in outputs]
+        roles = tuple(_ROLES[name] for name in names if name in _ROLES)
+        pixel = flatbuffer.scalar(properties, _BOX_COORDINATES, number.Int8Flags) == 1
+        return BoxDeclaration(
+            roles=roles if len(set(roles)) == len(outputs) and "scores" in roles else (),
+            format=_box_format(properties),
+            coordinates="pixel" if pixel else "fraction",
+        )
+    return BoxDeclaration()
+
+
+def _box_properties(output: Table) -> Table | None:
+    content = flatbuffer.table(output, _CONTENT)
+    if content is None or flatbuffer.scalar(content, _CONTENT_TYPE, number.Uint8Flags) != _BOX_PROPERTIES:
+        return None
+    return flatbuffer.table(content, _CONTENT_VALUE)
+
+
+def _box_format(properties: Table) -> BoxFormat | None:
+    index = flatbuffer.whole_numbers(properties, _BOX_INDEX) or _IN_ORDER
+    formats = _BOX_FORMATS.get(flatbuffer.scalar(properties, _BOX_TYPE, number.Int8Flags))
+    if formats is None or index not in (_IN_ORDER, _AXES_SWAPPED):
+        return None
+    return formats[index == _AXES_SWAPPED]
 
 
 def _file_names(content: bytes) -> tuple[str, ...]:
@@ -116,9 +228,9 @@ def _file_names(content: bytes) -> tuple[str, ...]:
 def _labels(content: bytes, outputs: list[Table]) -> tuple[str, ...]:
     """The first label file of any output that has one (its name may carry a locale: the first one wins)."""
     for output in outputs:
-        for file in _tables(output, _FILES):
-            if _scalar(file, _FILE_TYPE, number.Int8Flags) in (_AXIS_LABELS, _VALUE_LABELS):
-                return _archived_lines(content, _bytes(file, _FILE_NAME).decode())
+        for file in flatbuffer.tables(output, _FILES):
+            if flatbuffer.scalar(file, _FILE_TYPE, number.Int8Flags) in (_AXIS_LABELS, _VALUE_LABELS):
+                return _archived_lines(content, flatbuffer.octets(file, _FILE_NAME).decode())
     return ()
 
 
@@ -127,50 +239,3 @@ def _archived_lines(content: bytes, name: str) -> tuple[str, ...]:
         if archive.getinfo(name).file_size > MAX_LABELS_BYTES:
             return ()
         return tuple(archive.read(name).decode().rstrip("\n").splitlines())
-
-
-def _root(data: bytes) -> Table:
-    (offset,) = struct.unpack_from("<I", data, 0)
-    return Table(data, offset)
-
-
-def _field(table: Table, index: int) -> int:
-    """Absolute position of a field, or 0 if it is absent (FlatBuffers: the vtable starts with two uint16)."""
-    offset = table.Offset(4 + 2 * index)
-    return int(table.Pos + offset) if offset else 0
-
-
-def _scalar(table: Table, index: int, kind: Any) -> int:
-    position = _field(table, index)
-    return int(table.Get(kind, position)) if position else 0
-
-
-def _table(table: Table, index: int) -> Table | None:
-    position = _field(table, index)
-    return Table(table.Bytes, table.Indirect(position)) if position else None
-
-
-def _tables(table: Table, index: int) -> list[Table]:
-    start, length = _vector(table, index)
-    # Each element takes four bytes: a length that the file cannot hold is a lie.
-    if length * 4 > len(table.Bytes):
-        raise ValueError("a vector is longer than the file")
-    return [Table(table.Bytes, table.Indirect(start + 4 * i)) for i in range(length)]
-
-
-def _vector(table: Table, index: int) -> tuple[int, int]:
-    position = _field(table, index)
-    if not position:
-        return 0, 0
-    offset = position - table.Pos
-    return int(table.Vector(offset)), int(table.VectorLen(offset))
-
-
-def _bytes(table: Table, index: int) -> bytes:
-    start, length = _vector(table, index)
-    return bytes(table.Bytes[start : start + length])
-
-
-def _floats(table: Table, index: int) -> tuple[float, ...]:
-    start, length = _vector(table, index)
-    return tuple(struct.unpack_from(f"<{min(length, _MAX_CHANNELS)}f", table.Bytes, start))

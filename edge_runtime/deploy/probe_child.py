@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edge_runtime.contract import manifest as manifests
 from edge_runtime.contract import outputs as outputs_contract
 from edge_runtime.contract import strict, tflite_metadata
-from edge_runtime.contract.manifest import InputDeclaration, Manifest, Task
+from edge_runtime.contract.manifest import InputDeclaration, Manifest, OutputDeclaration, Task
 from edge_runtime.contract.quantization import dequantize
 from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.deploy.probe import Job
@@ -137,7 +137,7 @@ def describe(
     """What manifest, metadata and the model itself say, in this order of precedence."""
     metadata = tflite_metadata.read(model.read_bytes())
     names = tuple(labels.read_text(encoding="utf-8").rstrip("\n").splitlines()) if labels else metadata.labels
-    task = manifest.task or _task(session, outputs, names)
+    task = manifest.task or outputs_contract.implied_task(manifest.output) or _task(session, outputs, names)
     _check_labels(task, _read_output(session, manifest), outputs, names)
     return Description(
         engine="",
@@ -150,6 +150,7 @@ def describe(
         or _metadata_input(metadata.input, session.inputs[0])
         or undeclared_input(session.inputs[0]),
         labels=names,
+        output=outputs_contract.completed(task, manifest.output, _metadata_output(metadata.output, session)),
     )
 
 
@@ -169,6 +170,12 @@ def _check_declarations(description: Description, manifest: Manifest, outputs: M
 def _read_output(session: Session, manifest: Manifest) -> TensorSpec:
     """The output that a task of one output reads; the first where the declared one does not exist: told later."""
     return next((spec for spec in session.outputs if spec.name == manifest.output.tensor), session.outputs[0])
+
+
+def _metadata_output(declared: OutputDeclaration | None, session: Session) -> OutputDeclaration | None:
+    """Metadata that tell of another number of outputs are not those of this model."""
+    roles = declared.boxes.roles if declared else ()
+    return declared if len(roles) in (0, len(session.outputs)) else None
 
 
 def _metadata_input(declared: InputDeclaration | None, spec: TensorSpec) -> InputDeclaration | None:

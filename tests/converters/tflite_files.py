@@ -24,15 +24,20 @@ def with_metadata(
 
     `named`: which files the metadata call labels of the output; `normalization`: (means, stds) of a picture.
     """
+    return with_archive(attached(content, _metadata(named, normalization)), files)
+
+
+def attached(content: bytes, metadata: bytes) -> bytes:
+    """The model with a metadata flatbuffer."""
     with native_silence():
         model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
     schema = flatbuffer_utils.schema_fb
     entry, buffer = schema.MetadataT(), schema.BufferT()
     entry.name, entry.buffer = b"TFLITE_METADATA", len(model.buffers)
-    buffer.data = np.frombuffer(_metadata(named, normalization), np.uint8)
+    buffer.data = np.frombuffer(metadata, np.uint8)
     model.metadata = [*(model.metadata or []), entry]
     model.buffers.append(buffer)
-    return with_archive(bytes(flatbuffer_utils.convert_object_to_bytearray(model)), files)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def with_archive(content: bytes, files: Mapping[str, str]) -> bytes:

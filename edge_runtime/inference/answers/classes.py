@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.contract.outputs import MAX_TOP_K, OutputDeclaration
-from edge_runtime.inference.answers.scores import activate, label, number
+from edge_runtime.inference.answers.scores import class_scores, label, number
 
 _LABEL_THRESHOLD = 0.5
 
 
 def classification(logits: NDArray[Any], labels: Sequence[str], output: OutputDeclaration) -> dict[str, Any]:
     """The `top_k` best of the classes of `logits` (classes,), best first; the very best also on top."""
-    kept = _above(activate(logits, output.activation), output.threshold, output.top_k, labels)
+    kept = _above(class_scores(logits, output), output.threshold, output.top_k, labels)
     best: dict[str, Any] = kept[0] if kept else {"label": None, "score": None, "index": None}
     return {"task": "classification", **best, "classes": kept}
 
@@ -24,7 +24,7 @@ def multilabel(logits: NDArray[Any], labels: Sequence[str], output: OutputDeclar
     threshold = _LABEL_THRESHOLD if output.threshold is None else output.threshold
     return {
         "task": "multilabel",
-        "classes": _above(activate(logits, output.activation), threshold, MAX_TOP_K, labels),
+        "classes": _above(class_scores(logits, output), threshold, MAX_TOP_K, labels),
     }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.contract.outputs import BoxDeclaration, BoxFormat, BoxRole, OutputDeclaration
-from edge_runtime.inference.answers.scores import activate, label, number
+from edge_runtime.inference.answers.scores import activate, class_scores, label, number, scores_of
 from edge_runtime.inference.answers.suppression import suppress
 from edge_runtime.inference.answers.view import Frame, corners_of
 
@@ -105,15 +105,14 @@ def guess_roles(shapes: Sequence[tuple[int, ...]]) -> tuple[BoxRole, ...]:
 
 def _separate(arrays: Arrays, output: OutputDeclaration) -> Candidates:
     boxes = arrays["boxes"].reshape(-1, 4)
-    scores = activate(_each(arrays["scores"], len(boxes), "scores"), output.activation)
-    classes = scores[:, 0] if "classes" in arrays else None
+    scores = _each(arrays["scores"], len(boxes), "scores")
     if "classes" in arrays:
         classes = np.rint(_each(arrays["classes"], len(boxes), "classes")[:, 0])
         usable = np.isfinite(classes) & (classes != output.boxes.background)
-        best = np.where(usable, scores[:, 0], np.nan)
         classes = np.where(usable, classes, 0)
+        best = np.where(usable, scores_of(scores[:, 0], classes, output), np.nan)
     else:
-        best, classes = _best(scores, output.boxes.background)
+        best, classes = _best(class_scores(scores, output), output.boxes.background)
     count = len(boxes)
     if "count" in arrays:
         told = arrays["count"].reshape(-1)[:1]
@@ -151,9 +150,10 @@ def _yolo(values: NDArray[Any], classes: int, output: OutputDeclaration) -> Cand
             f"each of {classes or 'the'} classes: set output.boxes.objectness, or output.boxes.roles=rows for "
             "box, score, class"
         )
-    scores = activate(rows[:, 4:], output.activation)
-    best, indices = _best(scores[:, first - 4 :], output.boxes.background)
-    return Candidates(rows[:, :4], best * scores[:, 0] if objectness else best, indices, "cxcywh")
+    best, indices = _best(class_scores(rows[:, first:], output), output.boxes.background)
+    if objectness:
+        best = best * activate(rows[:, 4:5], "sigmoid" if output.activation == "sigmoid" else "none")[:, 0]
+    return Candidates(rows[:, :4], best, indices, "cxcywh")
 
 
 def _yolo_rows(values: NDArray[Any], classes: int) -> tuple[NDArray[Any], bool]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.contract.outputs import Activation
+from edge_runtime.contract.outputs import Activation, OutputDeclaration, ScoreCalibration
 
 
 def number(value: Any) -> float | None:
@@ -19,6 +19,39 @@ def number(value: Any) -> float | None:
 def label(labels: Sequence[str], index: int) -> str:
     """The name of a class, or its number where it has none."""
     return labels[index] if 0 <= index < len(labels) else str(index)
+
+
+def class_scores(logits: NDArray[Any], output: OutputDeclaration) -> NDArray[Any]:
+    """Scores (..., classes) of an output's last axis, activated and calibrated as declared."""
+    scores, told = activate(logits, output.activation), output.calibration
+    if told is None:
+        return scores
+    count = scores.shape[-1]
+    if len(told.classes) != count:
+        raise ValueError(f"output.calibration has {len(told.classes)} classes, but the output has {count}")
+    return _calibrated(scores, told, np.arange(count))
+
+
+def scores_of(logits: NDArray[Any], classes: NDArray[Any], output: OutputDeclaration) -> NDArray[Any]:
+    """Scores (N,) of objects that are of the given classes (N,), likewise."""
+    scores = activate(logits[:, None], output.activation)[:, 0]
+    return scores if output.calibration is None else _calibrated(scores, output.calibration, classes)
+
+
+def _calibrated(scores: NDArray[Any], told: ScoreCalibration, classes: NDArray[Any]) -> NDArray[Any]:
+    """The calibrated scores of these classes, (..., N) and (N,); a class without numbers has the default score."""
+    numbers = np.full((len(told.classes) + 1, 4), np.nan)
+    numbers[:, 3] = -np.inf
+    for index, line in enumerate(told.classes):
+        numbers[index, : len(line)] = line
+    known = (classes >= 0) & (classes < len(told.classes))
+    scale, slope, offset, least = numbers[np.where(known, classes, -1).astype(np.int64)].T
+    with np.errstate(all="ignore"):
+        odds = scores if told.transformation == "identity" else np.log(scores)
+        if told.transformation == "inverse_logistic":
+            odds = odds - np.log(1 - scores)
+        calibrated = scale / (1 + np.exp(-(slope * odds + offset)))
+    return np.where((scores > least) & np.isfinite(calibrated), calibrated, told.default)
 
 
 def activate(logits: NDArray[Any], activation: Activation) -> NDArray[Any]:
