@@ -246,7 +246,7 @@ def _binary_size(entry: Mapping[str, Any], name: str, left: int) -> int | None:
 def _listed(entry: Mapping[str, Any], spec: TensorSpec) -> NDArray[Any]:
     if not isinstance(entry.get("data"), list):
         raise CallerError(f"the data of input {spec.name!r} must be a list")
-    return _strings(spec.name, entry["data"]) if spec.datatype == "BYTES" else _numbers(spec.name, entry["data"], spec)
+    return _strings(spec.name, entry["data"]) if spec.datatype == "BYTES" else numbers(spec.name, entry["data"], spec)
 
 
 def _shaped(values: NDArray[Any], shape: Sequence[int], spec: TensorSpec) -> NDArray[Any]:
@@ -277,12 +277,15 @@ def _strings(name: str, data: list[Any]) -> NDArray[Any]:
         raise CallerError(f"the data of input {name!r} must be text: {error}") from error
 
 
-def _numbers(name: str, data: list[Any], spec: TensorSpec) -> NDArray[Any]:
+def numbers(name: str, data: list[Any], spec: TensorSpec) -> NDArray[Any]:
+    """The array that nested lists are, in the dtype of `spec` (not BYTES); raises CallerError where they do not fit."""
     dtype = np.dtype(NUMPY_NAMES[spec.datatype])
     try:
         values = np.asarray(data) if data else np.empty(0, dtype)
     except (ValueError, OverflowError) as error:
         raise CallerError(f"the data of input {name!r} is ragged or out of range: {error}") from error
+    if dtype.kind in "iu" and values.dtype.kind in "fO":
+        values = _whole_numbers(data, values)
     wanted = {"b": "b", "f": "iuf"}.get(dtype.kind, "iu")
     if values.dtype.kind not in wanted:
         raise CallerError(f"the data of input {name!r} does not fit {spec.datatype}")
@@ -295,6 +298,14 @@ def _numbers(name: str, data: list[Any], spec: TensorSpec) -> NDArray[Any]:
             return values.astype(dtype)
     except FloatingPointError as error:
         raise CallerError(f"the data of input {name!r} has numbers that are too large for {spec.datatype}") from error
+
+
+def _whole_numbers(data: list[Any], otherwise: NDArray[Any]) -> NDArray[Any]:
+    """Numbers of which some are beyond 63 bits: numpy makes floats of them as soon as others are not."""
+    exact = np.asarray(data, object)
+    if not all(type(value) is int and 0 <= value < 2**64 for value in exact.flat):
+        return otherwise
+    return exact.astype(np.uint64)
 
 
 def check_outputs(request: InferRequest, outputs: Sequence[TensorSpec]) -> None:

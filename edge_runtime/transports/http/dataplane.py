@@ -7,14 +7,18 @@ from edge_runtime.transports.http.bodies import Bodies
 from edge_runtime.transports.http.exchange import Exchange, Receive, Scope, Send
 from edge_runtime.transports.http.oip import OpenInference
 from edge_runtime.transports.http.predict import Predict
+from edge_runtime.transports.http.tensor_calls import TensorCalls
+from edge_runtime.transports.http.tfserving import TensorFlowServing
 
 
 class DataPlane:
-    """Answers `/v2...` and `/models/{m}/predict`."""
+    """Answers `/v2...`, `/v1...` and `/models/{m}/predict`."""
 
     def __init__(self, service: InferenceService, registry: Registry, config: HttpConfig) -> None:
         bodies = Bodies(config, service.workers)
-        self._oip = OpenInference(service, registry, bodies)
+        calls = TensorCalls(service, registry)
+        self._oip = OpenInference(calls, registry, bodies)
+        self._tensorflow = TensorFlowServing(calls, registry, bodies)
         self._predict = Predict(service, bodies)
 
     @property
@@ -31,7 +35,7 @@ class DataPlane:
         # Three parts: a model may be named "predict", too.
         return (
             path == "/v2"
-            or path.startswith("/v2/")
+            or path.startswith(("/v2/", "/v1/"))
             or (path.startswith("/models/") and path.endswith("/predict") and path.count("/") == 3)
         )
 
@@ -41,6 +45,8 @@ class DataPlane:
         match scope["path"].strip("/").split("/"):
             case ["v2", *parts]:
                 await self._oip.answer(exchange, parts)
+            case ["v1", *parts]:
+                await self._tensorflow.answer(exchange, parts)
             case ["models", model, "predict"]:
                 await self._predict.answer(exchange, model)
             case _:

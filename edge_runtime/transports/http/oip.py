@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from edge_runtime import __version__
 from edge_runtime.errors import CallerError, Code
 from edge_runtime.inference.registry import Registry
-from edge_runtime.inference.service import Inference, InferenceService
 from edge_runtime.transports import codec, model_views
 from edge_runtime.transports.http import call_headers
 from edge_runtime.transports.http.bodies import Bodies, BodyShare
 from edge_runtime.transports.http.exchange import Exchange, whole_number
+from edge_runtime.transports.http.tensor_calls import Target, TensorCalls
 from edge_runtime.transports.parameters import call_of
-
-Target = tuple[str, str | None]  # model and version
 
 _NOT_OFFERED = {
     "systemsharedmemory": "shared memory is not offered here: send and take the tensors in the body",
@@ -25,8 +23,8 @@ _NOT_OFFERED = {
 class OpenInference:
     """Answers what is below `/v2`, but for the repository."""
 
-    def __init__(self, service: InferenceService, registry: Registry, bodies: Bodies) -> None:
-        self._service = service
+    def __init__(self, calls: TensorCalls, registry: Registry, bodies: Bodies) -> None:
+        self._calls = calls
         self._registry = registry
         self._bodies = bodies
         self.ready = False
@@ -87,17 +85,12 @@ class OpenInference:
         json_bytes = _json_bytes(exchange)
         body = await self._bodies.read(exchange, share)
         about = self._registry.find(*target).description
-        request = await self._service.workers.run(len(body), lambda: codec.parse_infer(body, about.inputs, json_bytes))
+        request = await self._calls.workers.run(len(body), lambda: codec.parse_infer(body, about.inputs, json_bytes))
         codec.check_outputs(request, about.outputs)
         call = call_of(request.parameters, deadline=deadline, identity=request.id, traceparent=trace)
-        work = self._service.infer(target[0], request.tensors, version=target[1], call=call)
-        inference: Inference = await (exchange.while_connected(work) if self._must_wait(target) else work)
+        inference = await self._calls.run(exchange, target, request.tensors, call)
         size = sum(output.nbytes for output in inference.outputs.values())
         await self._bodies.answer(exchange, size, lambda: codec.format_infer(inference, request))
-
-    def _must_wait(self, target: Target) -> bool:
-        runner = self._registry.find(*target).runner
-        return runner.busy >= runner.size
 
 
 def _json_bytes(exchange: Exchange) -> int | None:
