@@ -19,7 +19,14 @@ from edge_runtime.transports.raw import from_raw, objects, to_buffer
 # What the server is called in its metadata.
 SERVER_NAME = "edge-runtime"
 # In the words of Triton's documents; each is served over HTTP and gRPC (where raw contents are the protocol's own).
-EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "parameters", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+)
 
 msgspec: Any
 try:

@@ -40,9 +40,9 @@ def same(found: Array, sent: Array) -> None:
     assert found.tolist() == sent.tolist()
 
 
-@given(st.lists(tensor(), min_size=1, max_size=4), st.text(max_size=5), by_default=st.booleans())
+@given(cases=st.lists(tensor(), min_size=1, max_size=4), identity=st.text(max_size=5), by_default=st.booleans())
 def test_tritonclient_s_requests_are_read_as_they_were_meant(
-    cases: list[tuple[Datatype, Array, bool]], identity: str, *, by_default: bool
+    *, cases: list[tuple[Datatype, Array, bool]], identity: str, by_default: bool
 ) -> None:
     """Mixed raw and JSON inputs, of every datatype and shape."""
     require_library("geventhttpclient", "tritonclient[http]")

@@ -7,17 +7,25 @@ from edge_runtime.transports.http.bodies import Bodies
 from edge_runtime.transports.http.exchange import Exchange, Receive, Scope, Send
 from edge_runtime.transports.http.oip import OpenInference
 from edge_runtime.transports.http.predict import Predict
+from edge_runtime.transports.http.repository import Repository
 from edge_runtime.transports.http.tensor_calls import TensorCalls
 from edge_runtime.transports.http.tfserving import TensorFlowServing
+from edge_runtime.transports.repository import ModelRepository, ServedModels
 
 
 class DataPlane:
     """Answers `/v2...`, `/v1...` and `/models/{m}/predict`."""
 
-    def __init__(self, service: InferenceService, registry: Registry, config: HttpConfig) -> None:
+    def __init__(
+        self,
+        service: InferenceService,
+        registry: Registry,
+        config: HttpConfig,
+        repository: ModelRepository | None = None,
+    ) -> None:
         bodies = Bodies(config, service.workers)
         calls = TensorCalls(service, registry)
-        self._oip = OpenInference(calls, registry, bodies)
+        self._oip = OpenInference(calls, registry, bodies, Repository(repository or ServedModels(registry), bodies))
         self._tensorflow = TensorFlowServing(calls, registry, bodies)
         self._predict = Predict(service, bodies)
 

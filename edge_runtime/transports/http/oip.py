@@ -9,6 +9,7 @@ from edge_runtime.transports import codec, model_views
 from edge_runtime.transports.http import call_headers
 from edge_runtime.transports.http.bodies import Bodies, BodyShare
 from edge_runtime.transports.http.exchange import Exchange, whole_number
+from edge_runtime.transports.http.repository import Repository
 from edge_runtime.transports.http.tensor_calls import Target, TensorCalls
 from edge_runtime.transports.parameters import call_of
 
@@ -21,10 +22,11 @@ _NOT_OFFERED = {
 
 
 class OpenInference:
-    """Answers what is below `/v2`, but for the repository."""
+    """Answers what is below `/v2`."""
 
-    def __init__(self, calls: TensorCalls, registry: Registry, bodies: Bodies) -> None:
+    def __init__(self, calls: TensorCalls, registry: Registry, bodies: Bodies, repository: Repository) -> None:
         self._calls = calls
+        self._repository = repository
         self._registry = registry
         self._bodies = bodies
         self.ready = False
@@ -35,6 +37,8 @@ class OpenInference:
             case ["models", "stats"]:
                 exchange.check_method("GET")
                 await exchange.answer(model_views.statistics(self._registry, None, None))
+            case ["repository", *rest]:
+                await self._repository.answer(exchange, rest)
             case ["models", model, *rest]:
                 version, action = _version_and_action(rest)
                 await self._model(exchange, (model, version), action)
