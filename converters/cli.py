@@ -13,6 +13,7 @@ from converters.errors import ConvertError, GateError
 from converters.quantize import SCHEMES
 from edge_runtime.contract import names, outputs, settings, signing
 from edge_runtime.contract.errors import ContractError
+from edge_runtime.contract.inputs import InputKind
 from edge_runtime.contract.outputs import Task
 from edge_runtime.contract.settings import Declarations
 
@@ -97,10 +98,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_input(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--input", choices=("image", "tensor"), help="image: pictures and arrays of pixels 0..255")
+    group.add_argument("--input", choices=get_args(InputKind), help="what a box takes (more: --set input...)")
     group.add_argument("--mean", type=float, nargs="+", metavar="M", help="one value, or one a channel")
     group.add_argument("--std", type=float, nargs="+", metavar="S", help="one value, or one a channel")
-    group.add_argument("--resize", choices=("stretch", "crop"), help="how a picture gets the input's size")
+    group.add_argument(
+        "--resize", choices=("stretch", "crop", "fit", "none"), help="how a picture gets the input's size"
+    )
     group.add_argument("--invert", action="store_true", help="pixels are 255 - pixel first")
 
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from converters.engine import Model
 from converters.errors import ConvertError
+from edge_runtime.contract import inputs as contract
+from edge_runtime.contract.errors import ContractError
 from edge_runtime.contract.manifest import InputDeclaration, OutputDeclaration, Task
 from edge_runtime.contract.outputs import implied_task
 from edge_runtime.contract.tensors import TensorSpec
@@ -104,26 +106,10 @@ def _is_detection(
 def _check_input(declared: Declared, spec: TensorSpec) -> None:
     if declared.input is None:
         return
-    channels = spec.shape[-1] if len(spec.shape) > 1 else 1
-    if declared.input.kind == "image":
-        channels = _picture_channels(declared, spec)
-    for what, values in (("mean", declared.input.mean), ("std", declared.input.std)):
-        if len(values) not in (1, channels):
-            raise ConvertError(
-                f"{declared.input_from}: {what} has {len(values)} values, but the input has {channels} channels: "
-                f"give 1 or {channels}"
-            )
-
-
-def _picture_channels(declared: Declared, spec: TensorSpec) -> int:
-    """Channels of the picture that fits the input, by the box's rule: (1, H, W, 1 or 3), or (1, H, W) for grey."""
-    shape = (*spec.shape, 1) if len(spec.shape) == 3 else spec.shape
-    if len(shape) != 4 or shape[0] not in (1, -1) or shape[3] not in (1, 3):
-        raise ConvertError(
-            f"{declared.input_from}: the input is an image, but the model takes {spec.shape}, and pictures are"
-            " (1, height, width, 1 or 3), or (1, height, width) for grey; --input tensor fits any model"
-        )
-    return shape[3]
+    try:
+        contract.check_fits(declared.input, spec.shape)
+    except ContractError as error:
+        raise ConvertError(f"{declared.input_from}: {error}; --input tensor fits any model") from error
 
 
 def _check_labels(declared: Declared, shapes: Shapes) -> None:
@@ -151,6 +137,9 @@ def check_pixels(declared: Declared, values: NDArray[Any], path: Path, option: s
         return []
     mean, std = np.asarray(declared.input.mean), np.asarray(declared.input.std)
     ends = np.sort(np.broadcast_arrays((0 - mean) / std, (255 - mean) / std), axis=0)
+    picture = contract.picture_shape(values.shape[1:], declared.input.layout)
+    if picture is not None and picture.channels_first:
+        values = np.moveaxis(values, 2, -1)
     channels = values.reshape(-1, ends.shape[1])
     seen = np.stack([channels.min(axis=0), channels.max(axis=0)]).astype(np.float64)
     span = ends[1] - ends[0]

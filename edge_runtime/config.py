@@ -227,6 +227,8 @@ class EngineConfig:
     max_tensor_bytes: _Bytes = 64 * _MIB
     max_batch_bytes: _Bytes = 256 * 1024 * 1024
     max_picture_pixels: Annotated[int, Range(1, 2**30)] = 25_000_000
+    max_audio_seconds: Annotated[float, Range(0.1, 3600)] = 60.0  # of one recording
+    max_windows: Annotated[int, Range(1, 100_000)] = 64  # that one recording, or one CSV, is cut into
     memory_budget_bytes: Annotated[int, Range(0, 2**50)] | None = None
     memory_min_resident_seconds: Annotated[float, Range(0, 10 * _MINUTE)] = 1.0
     sequences_max: Annotated[int, Range(1, 10_000)] = 16

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from edge_runtime.cli import box_commands
 from edge_runtime.client.errors import ClientError
 from edge_runtime.contract.errors import ContractError
+from edge_runtime.contract.inputs import InputKind
 from edge_runtime.contract.manifest import Task
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -117,11 +118,11 @@ def _add_push(commands: Any) -> None:
 
 
 def _add_input(group: Any) -> None:
-    group.add_argument("--input", choices=("image", "tensor"), help="what it takes (default with the next ones: image)")
+    group.add_argument("--input", choices=get_args(InputKind), help="what it takes (default with the next ones: image)")
     group.add_argument("--mean", type=_numbers, metavar="N[,N...]", help="subtracted from 0..255, for each channel")
     group.add_argument("--std", type=_divisors, metavar="N[,N...]", help="what the rest is divided by")
-    group.add_argument("--resize", choices=("stretch", "crop"))
-    group.add_argument("--color", choices=("RGB", "BGR"), help="order of the channels")
+    group.add_argument("--resize", choices=("stretch", "crop", "fit", "none"))
+    group.add_argument("--color", choices=("RGB", "BGR", "GRAY"), help="order of the channels")
     group.add_argument("--invert", action="store_true", help="pixels are 255 - pixel first")
     group.add_argument("--full-range", action="store_true", help="0..255 fill the range of an 8-bit input")
 
@@ -131,7 +132,9 @@ def _add_model_commands(commands: Any) -> None:
     _to(added)
     _json(added)
     example = "edgectl infer digits seven.png --to kitchen"
-    added = _command(commands, "infer", box_commands.infer, "ask a model about a picture, .npy, CSV or JSON", example)
+    added = _command(
+        commands, "infer", box_commands.infer, "ask a model about a picture, WAV, .npy, CSV or JSON", example
+    )
     added.add_argument("model", metavar="MODEL")
     added.add_argument("file", metavar="FILE", help='"-": standard input')
     added.add_argument("--raw", action="store_true", help="show the model's output tensors, too")

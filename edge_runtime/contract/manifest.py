@@ -3,10 +3,10 @@
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Literal
 
 from edge_runtime.contract import names, outputs, strict
 from edge_runtime.contract.errors import ContractError
+from edge_runtime.contract.inputs import InputDeclaration
 from edge_runtime.contract.outputs import OutputDeclaration, Task
 
 __all__ = ["FileEntry", "InputDeclaration", "Manifest", "OutputDeclaration", "Parity", "Task", "parse"]
@@ -22,34 +22,6 @@ class FileEntry:
 
     sha256: str
     size: int
-
-
-@dataclass(frozen=True, slots=True)
-class InputDeclaration:
-    """How a person's input becomes the model's first input tensor.
-
-    Attributes:
-        kind: "image" takes pictures (and arrays of pixels 0..255); "tensor" takes arrays only.
-        resize: how a picture is brought to the input's height and width; "stretch" ignores its aspect ratio,
-            "crop" keeps it and cuts the middle out.
-        color: channel order that the model was trained on.
-        mean: subtracted for each channel (one value: for all), in the raw input's unit.
-        std: what the rest is divided by, likewise. real = (raw - mean) / std.
-        invert: pixels are 255 - pixel first (a model trained on white on black, fed with black on white).
-        full_range: pixels 0..255 map onto the whole range of an 8-bit input, whatever its scale says.
-    """
-
-    kind: Literal["image", "tensor"] = "tensor"
-    resize: Literal["stretch", "crop"] = "stretch"
-    color: Literal["RGB", "BGR"] = "RGB"
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    invert: bool = False
-    full_range: bool = False
-
-    def __post_init__(self) -> None:
-        if not all(self.std):
-            raise ContractError("std must not be 0: the input is divided by it")
 
 
 @dataclass(frozen=True, slots=True)

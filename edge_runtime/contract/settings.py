@@ -34,7 +34,15 @@ def declare(settings: Sequence[str], said: Mapping[str, Any] | None = None) -> D
         if not equals:
             raise ContractError(f"{setting!r}: write it as KEY=VALUE, for example output.threshold=0.5")
         _assign(document, key.strip().split("."), text.strip())
+    _infer_kind(document.get("input"))
     return strict.decode(Declarations, document)
+
+
+def _infer_kind(said: Any) -> None:
+    """Who speaks of sound or of readings need not say that they are the input."""
+    for kind in ("audio", "series"):
+        if isinstance(said, dict) and kind in said:
+            said.setdefault("kind", kind)
 
 
 def _assign(document: dict[str, Any], keys: list[str], text: str) -> None:

@@ -159,9 +159,7 @@ def _check_declarations(description: Description, manifest: Manifest, outputs: M
     spec, output = description.inputs[0], description.output or manifest.output
     try:
         outputs_contract.check_task(description.task, output)
-        if len(description.inputs) == 1 and spec.datatype != "BYTES":
-            raw = np.zeros([max(1, n) for n in spec.shape])
-            preprocess.to_tensor(raw, "", spec, description.input)
+        preprocess.check_declaration(spec, description.input)
         postprocess.read_answer(outputs, description, output, Question(neutral_inputs(description.inputs)))
     except (EdgeError, ValueError, TypeError, IndexError) as error:
         raise ContentError(f"what is declared does not fit the model (task {description.task!r}): {error}") from error
@@ -179,7 +177,8 @@ def _metadata_output(declared: OutputDeclaration | None, session: Session) -> Ou
 
 
 def _metadata_input(declared: InputDeclaration | None, spec: TensorSpec) -> InputDeclaration | None:
-    return with_full_range(declared, spec) if declared else None
+    """Metadata that cannot be true of the input are no reason to refuse a model: then nothing is declared."""
+    return with_full_range(declared, spec) if declared and preprocess.fits(spec, declared) else None
 
 
 def _task(session: Session, outputs: Mapping[str, NDArray[Any]], labels: tuple[str, ...]) -> Task:

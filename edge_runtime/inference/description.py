@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from edge_runtime.contract import strict
-from edge_runtime.contract.manifest import InputDeclaration, OutputDeclaration, Task
+from edge_runtime.contract.inputs import InputDeclaration, picture_shape
+from edge_runtime.contract.manifest import OutputDeclaration, Task
 from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.inference.engine import Kernels
 
@@ -56,31 +57,12 @@ class Description:
         return max(_ALWAYS_SAMPLES, batch_bytes // max(1, self.sample_bytes))
 
 
-@dataclass(frozen=True, slots=True)
-class PictureShape:
-    """Height, width and channels of a picture that an input takes."""
-
-    height: int
-    width: int
-    channels: int
-
-
-def picture_shape(spec: TensorSpec) -> PictureShape | None:
-    """What picture fits the input: (1, H, W, C) with C 1 or 3, or (1, H, W) for grey; None if none does."""
-    shape = spec.shape
-    if len(shape) == 3:
-        shape = (*shape, 1)
-    if len(shape) != 4 or shape[0] not in (1, -1) or shape[3] not in (1, 3) or min(shape[1:3]) < 1:
-        return None
-    return PictureShape(*shape[1:])
-
-
 def undeclared_input(spec: TensorSpec) -> InputDeclaration | None:
     """How to feed a model that says nothing: an 8-bit input of picture shape takes pixels over its whole range.
 
     Three channels of 8 bits are pixels for arrays, too. A float input could want 0..1, -1..1 or 0..255: None.
     """
-    picture = picture_shape(spec)
+    picture = picture_shape(spec.shape, "NHWC")
     looks_like_picture = picture is not None and min(picture.height, picture.width) >= _MIN_PICTURE_SIDE
     if picture is None or not looks_like_picture or spec.datatype not in ("UINT8", "INT8"):
         return None

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,16 +11,19 @@ from numpy.typing import NDArray
 
 from edge_runtime.config import EngineConfig
 from edge_runtime.contract.tensors import TensorSpec
-from edge_runtime.errors import CallerError, Code, ContentError, DeviceError, EdgeError
+from edge_runtime.errors import Code, ContentError, DeviceError, EdgeError
 from edge_runtime.events import EventBus, Result
-from edge_runtime.inference import postprocess, preprocess
+from edge_runtime.inference import postprocess, preprocess, windowed
 from edge_runtime.inference.answers.picture_view import picture_view
 from edge_runtime.inference.answers.view import View, frame_of
 from edge_runtime.inference.call import Call
+from edge_runtime.inference.inputs.limits import Limits, Windows
 from edge_runtime.inference.postprocess import Question
 from edge_runtime.inference.registry import Registry, ServedVersion
 from edge_runtime.inference.runner import Tensors
 from edge_runtime.inference.workers import ON_LOOP_BYTES, Workers
+
+_NEVER_SMALL = ON_LOOP_BYTES + 1  # a picture or a recording of few bytes may be much work
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +126,11 @@ class InferenceService:
         """Pre-process a sample, run the model, read the answer, and tell the bus. Raises as `infer` does."""
         call = call or Call(source="http")
         with self._registry.lease(model, version) as served, self._counted(served, call) as started:
-            tensors = {served.description.inputs[0].name: await self._prepare(served, sample)}
+            windows = await self._prepare(served, sample)
             call.pre_seconds = time.perf_counter() - started
-            outputs = await self._run(served, tensors, call)
-            question = Question(tensors, await self._view(served, sample))
-            return await self._answer(served, outputs, question, call, started)
+            outputs = await self._run_windows(served, windows, call)
+            view = await self._view(served, sample)
+            return await self._answer(served, outputs, windows, view, call, started)
 
     def close(self) -> None:
         """End the workers."""
@@ -166,17 +169,30 @@ class InferenceService:
             self.in_flight -= 1
             self._note_idle()
 
-    async def _prepare(self, served: ServedVersion, sample: Sample) -> NDArray[Any]:
-        spec, data = _only_input(served), sample.data
-        size = len(data) if isinstance(data, bytes) else data.nbytes
-        if isinstance(data, bytes) and preprocess.picture_format(data) is not None:
-            size = ON_LOOP_BYTES + 1  # a picture of few bytes may unpack to many pixels: it is never small
-        elif isinstance(data, bytes):
-            preprocess.check_document_size(size, spec, served.admission.max_samples)
-        declaration, limit = served.description.input, self._config.max_picture_pixels
-        return await self.workers.run(
-            size, lambda: preprocess.to_tensor(data, sample.content_type, spec, declaration, max_pixels=limit)
+    async def _prepare(self, served: ServedVersion, sample: Sample) -> Windows:
+        description, config = served.description, self._config
+        limits = Limits(
+            config.max_picture_pixels,
+            config.max_audio_seconds,
+            config.max_windows,
+            config.max_tensor_bytes,
+            served.admission.max_samples,
         )
+        size = preprocess.work_bytes(sample.data)
+        return await self.workers.run(
+            _NEVER_SMALL if size < 0 else size,
+            lambda: preprocess.prepare(sample.data, sample.content_type, description.inputs, description.input, limits),
+        )
+
+    async def _run_windows(self, served: ServedVersion, windows: Windows, call: Call) -> list[dict[str, NDArray[Any]]]:
+        """The outputs for each window in turn; what `call` notes of their time is the sum."""
+        outputs, queued, in_engine, whole = [], 0.0, 0.0, call.sequence
+        for number, tensors in enumerate(windows.runs):
+            call.sequence = windowed.step(whole, number, len(windows.runs))
+            outputs.append(await self._run(served, tensors, call))
+            queued, in_engine = queued + call.queue_seconds, in_engine + call.engine_seconds
+        call.queue_seconds, call.engine_seconds = queued, in_engine
+        return outputs
 
     async def _run(self, served: ServedVersion, tensors: Tensors, call: Call) -> dict[str, NDArray[Any]]:
         served.admission.check(tensors)
@@ -192,7 +208,7 @@ class InferenceService:
     async def _view(self, served: ServedVersion, sample: Sample) -> View | None:
         """Which part of a picture the model saw, for the answers that say where something is; None: all of it."""
         about, data = served.description, sample.data
-        if about.input is None or about.input.resize == "stretch" or about.task not in postprocess.PLACED:
+        if about.input is None or preprocess.sees_all(about.input) or about.task not in postprocess.PLACED:
             return None
         if not isinstance(data, bytes) or preprocess.picture_format(data) is None:
             return None
@@ -200,18 +216,27 @@ class InferenceService:
         return await self.workers.run(ON_LOOP_BYTES + 1, lambda: picture_view(data, frame, declaration))
 
     async def _answer(
-        self, served: ServedVersion, outputs: Tensors, question: Question, call: Call, started: float
+        self,
+        served: ServedVersion,
+        outputs: Sequence[Tensors],
+        windows: Windows,
+        view: View | None,
+        call: Call,
+        started: float,
     ) -> Answer:
         reading = time.perf_counter()
-        size = sum(output.nbytes for output in outputs.values())
-        result = await self.workers.run(size, lambda: _read(served, outputs, question))
+        size = sum(output.nbytes for one in outputs for output in one.values())
+        result = await self.workers.run(
+            size, lambda: windowed.read(outputs, windows, lambda one, given: _read(served, one, Question(given, view)))
+        )
         told = self._tell(served, result, call, started)
         call.post_seconds = time.perf_counter() - reading
         if not call.raw:
             return told
         # The tensors are for who asked; who subscribes to results did not.
-        tensors = await self.workers.run(size, lambda: postprocess.read_tensors(outputs, served.description))
-        return replace(told, result={**told.result, "outputs": tensors})
+        about = served.description
+        tensors = await self.workers.run(size, lambda: [postprocess.read_tensors(one, about) for one in outputs])
+        return replace(told, result=windowed.with_tensors(told.result, tensors))
 
     def _tell(self, served: ServedVersion, result: Mapping[str, Any], call: Call, started: float) -> Answer:
         latency_ms = round((time.perf_counter() - started) * 1000, 3)
@@ -226,11 +251,3 @@ def _read(served: ServedVersion, outputs: Tensors, question: Question) -> Mappin
     except (ValueError, TypeError, IndexError) as error:
         task = served.description.task
         raise ContentError(f"the outputs of {served.name!r} cannot be read as {task}: {error}") from error
-
-
-def _only_input(served: ServedVersion) -> TensorSpec:
-    inputs = served.description.inputs
-    if len(inputs) > 1:
-        names = ", ".join(spec.name for spec in inputs)
-        raise CallerError(f"model {served.name!r} has {len(inputs)} inputs ({names}): send tensors to /v2")
-    return inputs[0]

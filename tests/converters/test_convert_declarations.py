@@ -13,9 +13,10 @@ from converters import cli, declarations, parity
 from converters.declarations import Declared
 from converters.errors import ConvertError
 from edge_runtime.contract.bundle import BundleReader
+from edge_runtime.contract.inputs import picture_shape
 from edge_runtime.contract.manifest import InputDeclaration, Task
 from edge_runtime.contract.tensors import TensorSpec
-from edge_runtime.inference.description import is_detection, picture_shape
+from edge_runtime.inference.description import is_detection
 
 PICTURE = ("--input", "image", "--mean", "0", "--std", "255")
 BOXES = ((1, 10, 4), (1, 10), (1, 10), (1,))
@@ -189,7 +190,7 @@ def judged(declared: InputDeclaration | None, values: Any) -> str:
 def test_pictures_are_what_a_box_takes_for_pictures(shape: tuple[int, ...]) -> None:
     """(1, H, W) is a grey picture; the host accepts what the box accepts, and nothing else."""
     spec = TensorSpec("x", "FP32", shape)
-    if picture_shape(spec) is not None:
+    if picture_shape(shape) is not None:
         declarations._check_input(Declared(input=MINUS_ONE_TO_ONE), spec)
         return
     with pytest.raises(ConvertError, match=re.escape(str(shape))):

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from edge_runtime.contract.manifest import InputDeclaration
+from edge_runtime.contract.inputs import InputDeclaration, picture_shape
 from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.errors import CallerError, Code
 from edge_runtime.inference import preprocess
-from edge_runtime.inference.description import picture_shape, undeclared_input
+from edge_runtime.inference.description import undeclared_input
 
 FLOAT = TensorSpec("image", "FP32", (1, 16, 16, 3))
 BYTE = TensorSpec("image", "UINT8", (1, 16, 16, 3), 1 / 128, 128)
@@ -127,12 +127,6 @@ def test_npy_files_of_numbers_are_taken_and_pickles_are_not() -> None:
         preprocess.to_tensor(b"\x93NUMPY broken", "", VECTOR, None)
 
 
-def test_csv_with_a_header_is_refused_with_the_word() -> None:
-    """Rather than a row less."""
-    with pytest.raises(CallerError, match=r"no header.*x"):
-        preprocess.to_tensor(b"x,y\n1,2\n", "text/csv", VECTOR, None)
-
-
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -144,7 +138,7 @@ def test_csv_with_a_header_is_refused_with_the_word() -> None:
         (b"[1, 2, 3, NaN]", "not finite"),
         (b'{"data": [1]}', "JSON object must be"),
         (b"{}", "JSON object must be"),
-        (b"[" * 100_000, "neither a picture"),
+        (b"[" * 60_000, "neither a picture"),
         (b"\x89PNG\r\n\x1a\n broken", "takes no pictures"),
         (b"null", "numbers only"),
     ],
@@ -180,7 +174,7 @@ def test_what_fits_which_picture() -> None:
     """Speech features (1, 49, 10, 1) and accelerometer windows (1, 128, 3, 1) are no pictures to guess at."""
     assert undeclared_input(TensorSpec("x", "INT8", (1, 49, 10, 1), 1.0)) is None
     assert undeclared_input(TensorSpec("x", "INT8", (1, 128, 3, 1), 1.0)) is None
-    assert picture_shape(TensorSpec("x", "INT8", (1, 1960))) is None
+    assert picture_shape((1, 1960)) is None
     assert undeclared_input(BYTE) == InputDeclaration("image", full_range=True)
 
 

@@ -17,6 +17,6 @@ def picture_view(data: bytes, frame: Frame, declaration: InputDeclaration) -> Vi
         return None
     with Image.open(io.BytesIO(data)) as picture:
         size = picture.size
-        if picture.getexif().get(_ORIENTATION, 1) >= _FIRST_ON_ITS_SIDE:
+        if declaration.exif and picture.getexif().get(_ORIENTATION, 1) >= _FIRST_ON_ITS_SIDE:
             size = size[::-1]
-    return view_of(size, (frame.width, frame.height), declaration.resize)
+    return view_of(size, (frame.width, frame.height), declaration.resize, declaration.crop_fraction)
