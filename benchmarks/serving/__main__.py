@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.serving import contestants, environments, report, resting, scenarios, steady
+from benchmarks.serving import contestants, environments, meters, report, resting, scenarios, steady
 from benchmarks.serving.turns import Plan, Row
 
 EVERYONE = (*contestants.SERVERS, "bare")
@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_as_json(results))
     else:
         print(report.promises(results))
+        print(f"\n{results.machine}. {results.disturbance}")
     if options.write:
         report.write(results)
     return 0
@@ -72,10 +73,12 @@ def _measure(options: argparse.Namespace) -> report.Results:
     """Scenario by scenario; what is known so far is kept in .bench/results.json, in case that a later one fails."""
     environments.require_wrk()
     how = f"--seconds {options.seconds:g} --rounds {options.rounds}"
-    results = report.Results(report.machine(), environments.versions(options.only), how, [])
+    results = report.Results(report.machine(), "", environments.versions(options.only), how, [])
+    disturbance = meters.Disturbance()
     for name in options.scenarios:
         with tempfile.TemporaryDirectory() as folder:
             results.rows += SCENARIOS[name](Plan(options.only, options.seconds, options.rounds, Path(folder)))
+        results.disturbance = report.disturbance(*disturbance.shares())
         (environments.CACHE / "results.json").write_text(_as_json(results))
         if not options.json:
             print(report.tables(results)[-1] + "\n", flush=True)

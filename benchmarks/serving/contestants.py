@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.serving import questions
 from benchmarks.serving.environments import CACHE, python_of
-from benchmarks.serving.load import pinned
+from benchmarks.serving.load import Load, pinned
 
 _PEERS = Path(__file__).with_name("peers")
 _START_SECONDS = 120.0
@@ -173,10 +173,11 @@ def _application(
 SERVERS = {"ours": ours, "triton": triton, "mlserver": mlserver, "litserve": litserve, "flask": flask}
 
 
-def bare_per_second(model: Path, seconds: float, cores: Sequence[int]) -> float:
-    """Calls a second of the engine alone, one process on each of these cores."""
+def bare(model: Path, seconds: float, cores: Sequence[int]) -> Load:
+    """The engine alone, one process on each of these cores."""
     command = [*pinned(cores), sys.executable, str(_PEERS / "bare.py"), str(model), str(seconds), str(len(cores))]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return Load(per_second=float(output[0]), cpu_us=float(output[1]))
 
 
 @contextmanager

@@ -16,14 +16,15 @@ _SCRIPT = Path(__file__).with_name("ask.lua")
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one round of load saw; latencies in milliseconds."""
+    """What one round of load saw; latencies in milliseconds, processor time for an answer in microseconds."""
 
     per_second: float
-    answered: int
-    failed: int
-    wrong: int
-    p50_ms: float
-    p99_ms: float
+    answered: int = 0
+    failed: int = 0
+    wrong: int = 0
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+    cpu_us: float = 0.0
 
 
 def ask(

@@ -45,6 +45,30 @@ def _kilobytes(path: Path, key: str) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
+class Disturbance:
+    """How much of the machine's processor time went to others than this process and what it has started."""
+
+    def __init__(self) -> None:
+        self._machine, self._own = _machine_seconds(), _own_seconds()
+
+    def shares(self) -> tuple[float, float]:
+        """Since the start, of all cores together: the share of other processes here, and what the host withheld."""
+        machine, own = _machine_seconds(), _own_seconds() - self._own
+        busy, stolen, total = (now - then for now, then in zip(machine, self._machine, strict=True))
+        return max(0.0, busy - own) / total, stolen / total
+
+
+def _machine_seconds() -> tuple[float, float, float]:
+    """Busy, stolen and all time, from proc(5) stat: user nice system idle iowait irq softirq steal."""
+    values = [int(text) / _TICK for text in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(values) - values[3] - values[4] - values[7], values[7], sum(values)
+
+
+def _own_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def cpu_seconds(root: int) -> float:
     """Processor time that the tree has taken so far."""
     ticks = 0

@@ -28,7 +28,7 @@ _TITLES = {
     "swaps": "Tiny model, JSON, while new versions are pushed without a pause",
     "steady": "Tiny model, JSON, constant rate at 70 % of capacity, 64 connections",
     "beside-large": "Tiny model at 100/s while MobileNetV2 is asked without a pause",
-    "overload": "A slow model (64-4096-4096-10 int8, one interpreter) at four times its capacity, deadline 250 ms",
+    "overload": "A slow model (64-4096-4096-10 int8, one core left free) at four times its capacity, deadline 250 ms",
     "resting": "At rest, with MobileNetV2 (4 MB) committed",
 }
 _COLUMNS = {
@@ -42,7 +42,7 @@ _COLUMNS = {
     "answered": ("of answers", "{:,.0f}"),
     "swaps": ("versions", "{:.0f}"),
     "large_per_second": ("large answers/s", "{:,.0f}"),
-    "cpu_us": ("server CPU us/answer", "{:,.0f}"),
+    "cpu_us": ("CPU us/answer", "{:,.0f}"),
     "cpu_percent": ("CPU % of a core", "{:.0f}"),
     "memory_mb": ("memory MB", "{:.0f}"),
     "ready_seconds": ("start to ready s", "{:.2f}"),
@@ -57,6 +57,7 @@ class Results:
     """One run: on what, of what, how, and what came out."""
 
     machine: str
+    disturbance: str
     versions: dict[str, str]
     how: str
     rows: list[Row]
@@ -69,6 +70,11 @@ def machine() -> str:
     parts = [cpu[1] if cpu else platform.machine(), f"{len(ALL_CORES)} cores"]
     parts += [f"{int(total[1]) / 1e6:.0f} GB"] if total else []
     return ", ".join([*parts, f"{platform.system()} {platform.release()}", f"Python {platform.python_version()}"])
+
+
+def disturbance(others: float, stolen: float) -> str:
+    """How far the machine was somebody else's meanwhile."""
+    return f"Of its processor time, {others:.0%} went to other programs meanwhile and {stolen:.0%} to other machines."
 
 
 def _contents(path: str) -> str:
@@ -103,13 +109,13 @@ def _scenario(rows: Sequence[Row]) -> str:
 
 
 def _versus(row: Row, rows: Sequence[Row]) -> dict[str, str]:
-    """How many times as many answers ours gave, in the median round: the lane of the same client, or the first."""
+    """How many times as many answers ours gave as this peer, in the median round and with the same client."""
+    if row.lane.startswith("ours"):
+        return {}
     known = {(one.scenario, one.lane): one for one in rows}
-    partner = row.lane.replace("triton", "ours")
-    if partner == row.lane:
-        partner = rows[0].lane
-    value = targets.ratio(row.scenario, partner, row.lane)(known)
-    return {} if value is None or partner == row.lane or not partner.startswith("ours") else {"vs": f"{value:.2f} x"}
+    _, comma, client = row.lane.partition(",")
+    value = targets.ratio(row.scenario, "ours" + comma + client, row.lane)(known)
+    return {} if value is None else {"vs": f"{value:.2f} x"}
 
 
 def _grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -128,7 +134,7 @@ def write(results: Results) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     scenarios = "\n\n".join(tables(results))
     made = (
-        f"{_BEGIN}\n\nMeasured on: {results.machine}.\n\nVersions: {versions}.\n\n"
+        f"{_BEGIN}\n\nMeasured on: {results.machine}. {results.disturbance}\n\nVersions: {versions}.\n\n"
         f'Command: `make bench BENCH="{results.how} --write"`.\n\n{promises(results)}\n\n{scenarios}\n\n{_END}'
     )
     before, _, rest = _PAGE.read_text().partition(_BEGIN)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.serving import load, meters
-from benchmarks.serving.contestants import Server, bare_per_second
+from benchmarks.serving.contestants import Server, bare
 from benchmarks.serving.load import Load
 from benchmarks.serving.questions import Encoder, Questions, oip_binary
 
@@ -72,7 +72,9 @@ def _cpu_seconds(lane: Lane) -> float:
 def _row(scenario: str, lane: Lane, seen: Sequence[tuple[Load, float]]) -> Row:
     loads = [one for one, _ in seen]
     measures = {"per_second": statistics.median(one.per_second for one in loads)}
-    if lane.server is not None:
+    if lane.server is None:
+        measures["cpu_us"] = statistics.median(one.cpu_us for one in loads)
+    else:
         measures |= {
             "p50_ms": statistics.median(one.p50_ms for one in loads),
             "p99_ms": statistics.median(one.p99_ms for one in loads),
@@ -116,11 +118,7 @@ def _wrk_lane(
 
 def bare_lane(path: Path, seconds: float, cores: Sequence[int]) -> Lane:
     """The engine with nothing around it, a process on each of these cores."""
-
-    def measure() -> Load:
-        return Load(bare_per_second(path, seconds, cores), 0, 0, 0, 0.0, 0.0)
-
-    return Lane("bare", measure)
+    return Lane("bare", lambda: bare(path, seconds, cores))
 
 
 def tell(text: str) -> None:
