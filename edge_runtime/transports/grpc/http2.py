@@ -303,10 +303,10 @@ class Connection(Generic[Head]):
         if stream is None:
             self._must_have_been(stream_id)
             return
+        self._close(stream)
         self._resets_ahead += 1
         if self._resets_ahead > _MAX_RESETS_AHEAD:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "requests are made only to be cancelled")
-        self._close(stream)
 
     def _window(self, stream_id: int, increment: int) -> None:
         if not increment:

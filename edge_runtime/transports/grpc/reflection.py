@@ -73,7 +73,8 @@ def _alpha(file: FileDescriptorProto) -> FileDescriptorProto:
             method.input_type, method.output_type = renamed(method.input_type), renamed(method.output_type)
     for message in alpha.message_type:
         for field in message.field:
-            field.type_name = renamed(field.type_name)
+            if field.type_name:
+                field.type_name = renamed(field.type_name)
     return alpha
 
 

@@ -74,35 +74,31 @@ class StatusError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a request's headers say; `metadata` are all of them by name."""
+    """What a request's headers say; `metadata` are all of them by name, `acceptable`: it is a call that can be read."""
 
-    method: str
     path: str
-    content_type: str
+    is_grpc: bool
     timeout: float | None
     encoding: str
     accepts_gzip: bool
     metadata: Mapping[str, str]
-
-    @property
-    def refusal(self) -> StatusError | None:
-        """Why such a call cannot be answered; None where it can."""
-        if self.encoding == "identity" or self.encoding in _ZLIB_WINDOW:
-            return None
-        return StatusError("UNIMPLEMENTED", f"grpc-encoding {self.encoding!r} is not known here: use gzip or deflate")
+    acceptable: bool
 
     @staticmethod
     def of(fields: list[tuple[str, str]]) -> "Head":
         """From a list of headers; of one that comes twice, the last counts."""
         found = dict(fields)
+        method, content_type = found.get(":method", ""), found.get("content-type", "")
+        encoding = found.get("grpc-encoding", "identity")
+        is_grpc = method == "POST" and content_type.startswith("application/grpc")
         return Head(
-            found.get(":method", ""),
-            found.get(":path", ""),
-            found.get("content-type", ""),
-            _timeout(found.get("grpc-timeout", "")),
-            found.get("grpc-encoding", "identity"),
-            "gzip" in found.get("grpc-accept-encoding", ""),
-            found,
+            path=found.get(":path", ""),
+            is_grpc=is_grpc,
+            timeout=_timeout(found.get("grpc-timeout", "")),
+            encoding=encoding,
+            accepts_gzip="gzip" in found.get("grpc-accept-encoding", ""),
+            metadata=found,
+            acceptable=is_grpc and (encoding == "identity" or encoding in _ZLIB_WINDOW),
         )
 
 
@@ -529,22 +525,27 @@ class Reception:
 
     def __call__(self, connection: "Connection[Any]", stream_id: int, head: Head) -> Stream:
         """One request's call; it may have failed already."""
-        unary = self._methods.unary.get(head.path)
-        streaming = None if unary else self._methods.streaming.get(head.path)
-        refusal: Exception | None = head.refusal
-        if refusal is None and unary is None and streaming is None:
-            refusal = StatusError("UNIMPLEMENTED", f"there is no call {head.path[:100]!r} here")
-        if refusal is None and self._bounds.full:
-            refusal = CallerError(
-                f"overloaded: {self._bounds.max_calls} requests are under way (grpc.max_concurrent_requests); "
-                "try again later",
-                Code.OVERLOADED,
-            )
-        if refusal is None and unary is not None:
-            return UnaryRpc(connection, stream_id, head, self._bounds, unary)
-        if refusal is None and streaming is not None:
-            return StreamRpc(connection, stream_id, head, self._bounds, streaming)
-        return _Refused(connection, stream_id, head, self._bounds, refusal)
+        if head.acceptable and not self._bounds.full:
+            unary = self._methods.unary.get(head.path)
+            if unary is not None:
+                return UnaryRpc(connection, stream_id, head, self._bounds, unary)
+            streaming = self._methods.streaming.get(head.path)
+            if streaming is not None:
+                return StreamRpc(connection, stream_id, head, self._bounds, streaming)
+        return _Refused(connection, stream_id, head, self._bounds, self._refusal(head))
+
+    def _refusal(self, head: Head) -> Exception | None:
+        if not head.is_grpc:
+            return None
+        if not head.acceptable:
+            return StatusError("UNIMPLEMENTED", f"grpc-encoding {head.encoding!r} is not known: use gzip or deflate")
+        if head.path not in self._methods.unary and head.path not in self._methods.streaming:
+            return StatusError("UNIMPLEMENTED", f"there is no call {head.path[:100]!r} here")
+        return CallerError(
+            f"overloaded: {self._bounds.max_calls} requests are under way (grpc.max_concurrent_requests); "
+            "try again later",
+            Code.OVERLOADED,
+        )
 
 
 class _Refused(Rpc):

@@ -39,23 +39,22 @@ class Peer(asyncio.Protocol):
         self._house = house
         self.transport: asyncio.Transport
         self.connection: Connection[Head]
-        self.heard = 0.0
-        self._opened = self._stuck_since = 0.0
+        self._clock = asyncio.get_running_loop().time
+        self._opened = self._stuck_since = self.heard = self._clock()
         self._buffered = 0
-        self._pinged = False
+        self._pinged = 0.0  # when it was last heard before it was asked
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say hello; take the place of one that is idle if the house is full."""
         self.transport = cast("asyncio.Transport", transport)
         self.connection = Connection(self.transport.write, Head.of, self._house.reception, self._house.max_streams)
-        self._opened = self.heard = asyncio.get_running_loop().time()
         self._house.enter(self)
         if not transport.is_closing():
             self.connection.greet()
 
     def data_received(self, data: bytes) -> None:
         """Answer what can be answered at once."""
-        self.heard = 0.0  # stamped by the sweep: no clock is read for each request
+        self.heard = self._clock()
         try:
             self.connection.receive(data)
         except Http2Error as error:
@@ -94,8 +93,6 @@ class Peer(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """End the connection if its peer has kept the box waiting for too long; called every now and then."""
-        if not self.heard:
-            self.heard, self._pinged = now, False
         stall = self._house.stall_seconds
         for stream in tuple(self.connection.streams.values()):
             stream.check(now, stall)
@@ -106,8 +103,8 @@ class Peer(asyncio.Protocol):
         stuck = now - self._stuck_since > stall
         if stuck or silent > _KEEPALIVE_SECONDS + _KEEPALIVE_TIMEOUT_SECONDS or self._never_greeted(now, stall):
             self.transport.abort()
-        elif silent > _KEEPALIVE_SECONDS and not self._pinged:
-            self._pinged = True
+        elif silent > _KEEPALIVE_SECONDS and self._pinged != self.heard:
+            self._pinged = self.heard
             self.connection.ping()
 
     def _never_greeted(self, now: float, stall: float) -> bool:
@@ -134,7 +131,7 @@ class House:
         if len(self.peers) <= self._max_connections:
             return
         idle = (p for p in self.peers if p is not peer and not p.connection.streams and not p.transport.is_closing())
-        longest = min(idle, key=lambda one: one.heard or float("inf"), default=peer)
+        longest = min(idle, key=lambda one: one.heard, default=peer)
         longest.transport.abort()
         if not self._told:
             self._told = True

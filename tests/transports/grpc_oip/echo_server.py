@@ -69,7 +69,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def serving(*specs: TensorSpec, ready: bool = True, queue: int = 4, **config: int) -> AsyncIterator[Bench]:
+async def serving(*specs: TensorSpec, ready: bool = True, queue: int = 4, **config: float) -> AsyncIterator[Bench]:
     """A server with the model `echo`, version 1.0.0, that takes tensors of `specs`."""
     specs = specs or (TensorSpec("x", "FP32", (2,)),)
     echo, registry = Echo(specs), Registry()
