@@ -5,16 +5,18 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from peers import ROOT, require_library, require_peer
 
-from benchmarks.serving import load, targets
+from benchmarks.serving import load, pace, scenarios, targets
 from benchmarks.serving.questions import Questions, plain_json
-from benchmarks.serving.turns import Row
+from benchmarks.serving.turns import Plan, Row
 
 RIGHT = np.arange(8 * 10, dtype=np.int8).reshape(8, 10)
 ASKED = Questions("any", np.arange(8, dtype=np.int8).reshape(8, 1), RIGHT)
@@ -88,6 +90,37 @@ def test_a_ratio_is_that_of_the_median_round() -> None:
         "tiny, JSON: ours / Triton": ("3.00 x", True),
         "failed or wrong answers of ours, overload aside": ("0", True),
     }
+
+
+def test_a_peer_that_cannot_start_is_left_out_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are measured all the same; ours must start."""
+
+    @contextmanager
+    def broken(*_: object) -> Iterator[None]:
+        raise RuntimeError("no wheel for this machine\nand a log")
+        yield
+
+    monkeypatch.setattr("benchmarks.serving.contestants.SERVERS", {"ours": broken, "triton": broken})
+    plan = Plan(("ours", "triton"), 1, 1, tmp_path)
+    with ExitStack() as stack:
+        assert scenarios.start(stack, plan, ("triton",), {}, ()) == []
+        assert plan.absent == {"triton": "no wheel for this machine"}
+        with pytest.raises(RuntimeError):
+            scenarios.start(stack, plan, ("ours",), {}, ())
+
+
+def test_a_paced_request_waits_from_when_it_was_due(unreliable: str) -> None:
+    """All requests are sent although some fail, at the rate that was asked for; each status has its own percentiles."""
+    port = int(unreliable.rpartition(":")[2].strip("/"))
+    requests = []
+    for tensor in ASKED.inputs:
+        _, body = plain_json(tensor)
+        requests.append(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    began = time.monotonic()
+    seen = pace.ask(port, requests, rate=80, seconds=0.5, connections=4, spin=False)
+    assert time.monotonic() - began > 0.45
+    assert {status: len(times) for status, times in seen.items()} == {200: 35, 500: 5}
+    assert min(seen[200]) > 0
 
 
 def test_an_unknown_contestant_is_a_usage_error() -> None:

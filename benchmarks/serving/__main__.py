@@ -73,11 +73,13 @@ def _measure(options: argparse.Namespace) -> report.Results:
     """Scenario by scenario; what is known so far is kept in .bench/results.json, in case that a later one fails."""
     environments.require_wrk()
     how = f"--seconds {options.seconds:g} --rounds {options.rounds}"
-    results = report.Results(report.machine(), "", environments.versions(options.only), how, [])
+    results = report.Results(report.machine(), "", {}, how, [])
     disturbance = meters.Disturbance()
     for name in options.scenarios:
         with tempfile.TemporaryDirectory() as folder:
-            results.rows += SCENARIOS[name](Plan(options.only, options.seconds, options.rounds, Path(folder)))
+            plan = Plan(options.only, options.seconds, options.rounds, Path(folder), results.absent)
+            results.rows += SCENARIOS[name](plan)
+        results.versions = environments.versions(set(options.only) - set(results.absent))
         results.disturbance = report.disturbance(*disturbance.shares())
         (environments.CACHE / "results.json").write_text(_as_json(results))
         if not options.json:

@@ -1,8 +1,11 @@
 """How each server is started with the models, as its own documentation says."""
 
+import contextlib
 import http.client
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -87,7 +90,7 @@ def triton(models: Mapping[str, Path], folder: Path, cores: Sequence[int]) -> It
     python = python_of("triton")
     backends = _triton_backends(python)
     for name, path in models.items():
-        _write_triton_model(folder / "models" / name, path, instances=len(cores))
+        _write_triton_model(folder / "models" / name, path, instances=max(1, len(cores)))
     ports = [free_port() for _ in range(2)]
     command = [
         *(str(backends.parent / "bin" / "tritonserver"), "--model-repository", str(folder / "models")),
@@ -108,8 +111,11 @@ def triton(models: Mapping[str, Path], folder: Path, cores: Sequence[int]) -> It
 def _triton_backends(python: Path) -> Path:
     """The wheel's backends, with the stub of this Python where the server looks for it."""
     (server,) = python.parent.parent.glob("lib/python*/site-packages/pytriton/tritonserver")
-    stub = f"{sys.version_info.major}.{sys.version_info.minor}/triton_python_backend_stub"
-    shutil.copy(server / "python_backend_stubs" / stub, server / "backends" / "python")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.exists():
+        raise RuntimeError(f"its wheel has no Python backend for Python {version}; make bench with another one")
+    shutil.copy(stub, server / "backends" / "python")
     return server / "backends"
 
 
@@ -211,6 +217,8 @@ def running(
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
+            with contextlib.suppress(ProcessLookupError):  # workers that a server has left behind
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_ready(process: "subprocess.Popen[bytes]", port: int, path: str) -> None:

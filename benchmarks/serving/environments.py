@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 
@@ -45,12 +45,12 @@ _SERVERS = {
 }
 
 
-def versions(names: Sequence[str]) -> dict[str, str]:
+def versions(names: Collection[str]) -> dict[str, str]:
     """Versions of the engine here and of those peers, by distribution."""
     result = {name: metadata.version(name) for name in ("ai-edge-litert", "numpy", "uvicorn")}
     code = "import importlib.metadata as m, sys; print('\\n'.join(m.version(name) for name in sys.argv[1:]))"
-    for name in names:
-        if packages := _SERVERS.get(name):
+    for name, packages in _SERVERS.items():
+        if name in names:
             command = [str(python_of(name)), "-c", code, *packages]
             found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
             result |= {

@@ -9,6 +9,7 @@ FOLDER holds whole HTTP requests, N.request, asked in turn. `spin` never sleeps:
 """
 
 import collections
+import contextlib
 import gc
 import json
 import re
@@ -50,17 +51,31 @@ def ask(
     port: int, requests: Sequence[bytes], rate: float, seconds: float, connections: int, *, spin: bool
 ) -> dict[int, list[float]]:
     """Milliseconds from due to answered, by status; -1 is a lost connection, 0 no answer at all."""
-    poll = select.epoll()
-    open_ones = {}
-    for _ in range(connections):
-        connection = _Connection(port)
-        open_ones[connection.socket.fileno()] = connection
-        poll.register(connection.socket, select.EPOLLIN)
+    with contextlib.ExitStack() as stack:
+        poll = stack.enter_context(select.epoll())
+        open_ones = {}
+        for _ in range(connections):
+            connection = _Connection(port)
+            stack.callback(connection.socket.close)
+            open_ones[connection.socket.fileno()] = connection
+            poll.register(connection.socket, select.EPOLLIN)
+        return _paced(poll, open_ones, requests, rate, int(rate * seconds), spin=spin)
+
+
+def _paced(
+    poll: select.epoll,
+    open_ones: dict[int, _Connection],
+    requests: Sequence[bytes],
+    rate: float,
+    total: int,
+    *,
+    spin: bool,
+) -> dict[int, list[float]]:
     free, late = collections.deque(open_ones.values()), collections.deque[float]()
     seen: dict[int, list[float]] = collections.defaultdict(list)
-    total, sent, done = int(rate * seconds), 0, 0
+    sent, done = 0, 0
     now = start = time.perf_counter() + 0.01
-    while done < total and now < start + seconds + _GRACE_SECONDS and open_ones:
+    while done < total and now < start + total / rate + _GRACE_SECONDS and open_ones:
         now = time.perf_counter()
         while sent + len(late) < total and start + (sent + len(late)) / rate <= now:
             late.append(start + (sent + len(late)) / rate)

@@ -5,7 +5,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.serving import targets
@@ -61,6 +61,7 @@ class Results:
     versions: dict[str, str]
     how: str
     rows: list[Row]
+    absent: dict[str, str] = field(default_factory=dict)
 
 
 def machine() -> str:
@@ -132,9 +133,10 @@ def _grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def write(results: Results) -> None:
     """Put the results into docs/benchmarks.md, and draw docs/benchmarks.svg."""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    absent = "".join(f"Left out here: {name} ({why}).\n\n" for name, why in results.absent.items())
     scenarios = "\n\n".join(tables(results))
     made = (
-        f"{_BEGIN}\n\nMeasured on: {results.machine}. {results.disturbance}\n\nVersions: {versions}.\n\n"
+        f"{_BEGIN}\n\nMeasured on: {results.machine}. {results.disturbance}\n\nVersions: {versions}.\n\n{absent}"
         f'Command: `make bench BENCH="{results.how} --write"`.\n\n{promises(results)}\n\n{scenarios}\n\n{_END}'
     )
     before, _, rest = _PAGE.read_text().partition(_BEGIN)

@@ -1,6 +1,7 @@
 """Answers a second, closed loop: who is quicker, and what more connections, models or versions cost."""
 
 import os
+import subprocess
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -29,12 +30,18 @@ def model_and_questions(name: str) -> tuple[Path, Questions]:
 def start(
     stack: ExitStack, plan: Plan, names: Sequence[str], models: dict[str, Path], cores: Sequence[int]
 ) -> list[Server]:
-    """Those of the servers that the options ask for."""
+    """Those of the servers that the options ask for. A peer that cannot be built or started here is left out."""
     servers = []
     for name in names:
-        if name in plan.only:
+        if name in plan.only and name not in plan.absent:
             tell(f"starting {name}")
-            servers.append(stack.enter_context(contestants.SERVERS[name](models, plan.room(name), cores)))
+            try:
+                servers.append(stack.enter_context(contestants.SERVERS[name](models, plan.room(name), cores)))
+            except (RuntimeError, OSError, ValueError, subprocess.CalledProcessError) as error:
+                if name == "ours":
+                    raise
+                plan.absent[name] = str(error).partition("\n")[0]
+                tell(f"left out: {error}")
     return servers
 
 

@@ -7,13 +7,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.serving import contestants, load, meters
 from benchmarks.serving.contestants import Server
 from benchmarks.serving.load import pinned
 from benchmarks.serving.questions import Questions, oip_binary, oip_json
-from benchmarks.serving.scenarios import ALL_CORES, LOAD_CORES, SERVER_CORES, model_and_questions
+from benchmarks.serving.scenarios import ALL_CORES, LOAD_CORES, SERVER_CORES, model_and_questions, start
 from benchmarks.serving.turns import Plan, Row, tell
 
 SHARE = 0.7
@@ -56,9 +57,12 @@ def at_seventy_percent(plan: Plan) -> list[Row]:
     """p50 and p99 at 70 % of what 8 connections in a closed loop reached just before, everyone who answers right."""
     path, asked = model_and_questions("tiny")
     rows = []
-    for name in (name for name in ("ours", "triton", "mlserver", "litserve") if name in plan.only):
-        with contestants.SERVERS[name]({"tiny": path}, plan.room(name), SERVER_CORES) as server:
-            seen, shares = [], []
+    for name in ("ours", "triton", "mlserver", "litserve"):
+        with ExitStack() as stack:
+            servers = start(stack, plan, (name,), {"tiny": path}, SERVER_CORES)
+            if not servers:
+                continue
+            (server,), seen, shares = servers, list[tuple[float, Seen]](), list[float]()
             for number in range(plan.rounds + 1):
                 tell(f"steady: round {number + 1} of {plan.rounds + 1}: {name}")
                 key, cores = "data", LOAD_CORES

@@ -14,12 +14,13 @@ from benchmarks.serving.questions import Encoder, Questions, oip_binary
 
 @dataclass(frozen=True)
 class Plan:
-    """What the options ask for; `folder` is for what lives as long as the scenario."""
+    """What the options ask for; `folder` is for what lives as long as the scenario; `absent` says why a peer is."""
 
     only: tuple[str, ...]
     seconds: float
     rounds: int
     folder: Path
+    absent: dict[str, str] = field(default_factory=dict)
 
     def room(self, name: str) -> Path:
         """A folder of its own for one server."""
