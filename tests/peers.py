@@ -36,6 +36,14 @@ def require_library(module: str, install: str) -> None:
         absent(f"{module} is not installed (pip install '{install}')")
 
 
+def require_kserve() -> str:
+    """The Python of an environment that has kserve, whose dependencies are too many and too particular for this one."""
+    python = os.environ.get("EDGE_RUNTIME_KSERVE_PYTHON", "")
+    if not python:
+        absent("EDGE_RUNTIME_KSERVE_PYTHON names no Python that has kserve (pip install kserve, in a venv of its own)")
+    return python
+
+
 def require_root() -> None:
     """Skip (or fail, where peers are required) unless this is root."""
     if os.geteuid() != 0:

@@ -1,5 +1,6 @@
 """A real daemon, asked over gRPC by tritonclient."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from boxes import RunningBox, as_json, running_box
 from bundles import digits
-from peers import free_port, require_library
+from peers import free_port, require_kserve, require_library
 
 require_library("grpc.aio", "edge-runtime[grpc]")
 require_library("tritonclient.grpc", "tritonclient[grpc]")
@@ -94,6 +95,27 @@ def test_an_inference_is_what_http_answers(peer: Peer) -> None:
     assert (scores.dtype, scores.reshape(-1).tolist()) == (np.int8, over_http["outputs"][0]["data"])
     response = answer.get_response()
     assert (response.id, response.model_name, response.model_version) == ("42", "digits", "1.0.0")
+
+
+def test_kserves_own_client(peer: Peer) -> None:
+    """Everything it can ask, typed and raw, in its own environment; the scores are tritonclient's."""
+    script = Path(__file__).with_name("ask_kserve.py")
+    asked = subprocess.run(
+        [require_kserve(), str(script), str(peer.port)], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert asked.returncode == 0, asked.stderr
+    found = json.loads(asked.stdout.splitlines()[-1])
+    assert (found["live"], found["ready"], found["models"], found["unknown"]) == (
+        True,
+        True,
+        [True, False],
+        "NOT_FOUND",
+    )
+    scores = peer.client.infer("digits", [picture(np.zeros_like(PICTURE))]).as_numpy("scores")
+    answer = ["7", "digits", "1.0.0", "scores", "INT8", [1, 10], scores.reshape(-1).tolist()]
+    assert (found["typed"], found["raw"]) == (answer, answer)
+    assert found["loaded"] == ["digits", True]
+    assert found["inputs"] == [["image", "INT8", [1, 8, 8, 1]]]
 
 
 def test_wrong_requests_have_the_right_status(peer: Peer) -> None:
