@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import contextlib
 import importlib.util
 import json
 import logging
@@ -10,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from edge_runtime import __version__
 from edge_runtime import config as configuration
 from edge_runtime.config import Config
 from edge_runtime.errors import EdgeError
+from edge_runtime.system import event_loop
 
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 130
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(config: Config, _: argparse.Namespace) -> int:
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=event_loop.factory()) as runner:
         runner.run(_until_signal(config))
     _leave_stuck_threads()
     return 0
@@ -96,16 +96,6 @@ def _first(group: BaseExceptionGroup[EdgeError]) -> EdgeError:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error if isinstance(error, EdgeError) else EdgeError(str(error))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if importlib.util.find_spec("uvloop") is None:  # 32-bit ARM has no wheel
-        return None
-    with contextlib.suppress(ImportError):
-        import uvloop  # noqa: PLC0415 - see above
-
-        return uvloop.new_event_loop
-    return None
 
 
 def _check(config: Config, options: argparse.Namespace) -> int:

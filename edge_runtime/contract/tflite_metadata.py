@@ -25,6 +25,9 @@ from edge_runtime.contract.outputs import BoxDeclaration, BoxFormat, BoxRole, Ou
 _NAME = b"TFLITE_METADATA"
 _MODEL_OPERATORS, _MODEL_BUFFERS, _MODEL_METADATA = 1, 4, 6  # tflite.Model
 _OLD_CODE, _NEW_CODE = 0, 3  # tflite.OperatorCode.deprecated_builtin_code, .builtin_code
+_MODEL_SUBGRAPHS = 2  # tflite.Model
+_SUBGRAPH_TENSORS, _TENSOR_IS_VARIABLE = 0, 5  # tflite.SubGraph, tflite.Tensor
+_RESOURCE_VARIABLES = {142, 143, 144}  # tflite.BuiltinOperator VAR_HANDLE, READ_VARIABLE, ASSIGN_VARIABLE
 _CONTROL_FLOW = {31, 118, 119, 129}  # tflite.BuiltinOperator CALL, IF, WHILE, CALL_ONCE
 _METADATA_NAME, _METADATA_BUFFER = 0, 1  # tflite.Metadata
 _BUFFER_DATA = 0  # tflite.Buffer
@@ -107,6 +110,18 @@ def has_control_flow(content: bytes) -> bool:
         return any(
             _operator(code) in _CONTROL_FLOW for code in flatbuffer.tables(flatbuffer.root(content), _MODEL_OPERATORS)
         )
+    except _PARSE_ERRORS:
+        return True
+
+
+def keeps_state(content: bytes) -> bool:
+    """Whether a run may depend on the run before, for there are variables; True if it cannot be told."""
+    try:
+        root = _root(content)
+        if any(_operator(code) in _RESOURCE_VARIABLES for code in _tables(root, _MODEL_OPERATORS)):
+            return True
+        tensors = (t for graph in _tables(root, _MODEL_SUBGRAPHS) for t in _tables(graph, _SUBGRAPH_TENSORS))
+        return any(_scalar(tensor, _TENSOR_IS_VARIABLE, number.BoolFlags) for tensor in tensors)
     except _PARSE_ERRORS:
         return True
 

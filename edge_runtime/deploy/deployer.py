@@ -18,6 +18,7 @@ from edge_runtime.deploy import trust
 from edge_runtime.deploy.probe import Probe
 from edge_runtime.deploy.repository import Repository, present
 from edge_runtime.deploy.store import Deployment, State, Store
+from edge_runtime.deploy.tuner import Tuner
 from edge_runtime.errors import CallerError, Code, ContentError, DeviceError, EdgeError
 from edge_runtime.events import EventBus
 from edge_runtime.inference.call import Call
@@ -93,6 +94,7 @@ class Deployer:
         registry: Registry,
         bus: EventBus,
         residence: Residence | None = None,
+        tuner: Tuner | None = None,
     ) -> None:
         self._config = config
         self._policy = policy
@@ -101,6 +103,7 @@ class Deployer:
         self.repository = Repository(store, probe, loader, registry, residence or Residence(EngineConfig()), bus)
         self._registry = registry
         self._bus = bus
+        self._tuner = tuner
         self._running: asyncio.Task[None] | None = None
         self._closing = False
 
@@ -200,6 +203,8 @@ class Deployer:
         manifest = self._attempt(digest).manifest
         description = await self._probe.run(manifest)
         await asyncio.to_thread(self._store.describe, digest, description)
+        if self._tuner is not None:
+            await self._tuner.prepare(manifest, description)
         new = await self.repository.load_proven(self._attempt(digest))
         before = self._registry.loaded(new.name)
         # Neither may go to make room: the one is on trial, the other is what it would be rolled back to.

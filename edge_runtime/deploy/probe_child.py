@@ -41,9 +41,9 @@ _PROBABILITY_SCALE = 1 / 256  # how TFLite quantizes a softmax or logistic outpu
 
 def main() -> int:
     """Answer the job on standard input; the answer goes to standard output, everything else to standard error."""
-    with _answer_pipe() as answer:
+    with answer_pipe() as answer:
         job = strict.decode(Job, json.loads(sys.stdin.buffer.read()))
-        _limit(job)
+        limit(job.memory_bytes, job.cpu_seconds)
         try:
             document: dict[str, Any] = {"description": strict.encode(examine(job))}
         except (EdgeError, ValueError, MemoryError) as error:
@@ -53,16 +53,17 @@ def main() -> int:
 
 
 @contextmanager
-def _answer_pipe() -> Iterator[Any]:
+def answer_pipe() -> Iterator[Any]:
     """Standard output for us alone: what an engine prints must not get into the answer."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
         os.dup2(2, 1)
         yield answer
 
 
-def _limit(job: Job) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (job.memory_bytes, job.memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (job.cpu_seconds, job.cpu_seconds + 1))
+def limit(memory_bytes: int, cpu_seconds: int) -> None:
+    """Bound this process: address space, CPU time, and what it may write to a file."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_LOG_LIMIT_BYTES, _LOG_LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -219,7 +220,7 @@ def check_golden(path: Path, session: Session, description: Description, manifes
     Raises:
         ContentError: broken vectors, or answers that are too far off (with the numbers).
     """
-    golden = _load_golden(path, session)
+    golden = load_golden(path, session)
     count = len(next(iter(golden.values())))
     worst, agreed = 0.0, 0
     for i in range(count):
@@ -246,7 +247,12 @@ def check_golden(path: Path, session: Session, description: Description, manifes
         )
 
 
-def _load_golden(path: Path, session: Session) -> dict[str, NDArray[Any]]:
+def load_golden(path: Path, session: Session) -> dict[str, NDArray[Any]]:
+    """Golden vectors by "input/NAME" and "output/NAME": arrays (n, ...) of n tensors each.
+
+    Raises:
+        ContentError: the file is broken, lacks a tensor, or its arrays have different lengths.
+    """
     wanted = [f"input/{spec.name}" for spec in session.inputs] + [f"output/{spec.name}" for spec in session.outputs]
     try:
         with np.load(path, allow_pickle=False) as archive:

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 # Of what failed, the reason is kept for people to read; this many of them.
 MAX_FAILURES = 50
+# Measurements outlive the versions that they are of: a model may come back. The oldest go first.
+MAX_TUNINGS = 200
 
 
 class State(StrEnum):
@@ -83,6 +85,7 @@ CREATE TABLE IF NOT EXISTS failures (
 CREATE TABLE IF NOT EXISTS served (model TEXT PRIMARY KEY, digest TEXT NOT NULL, fallback TEXT);
 CREATE TABLE IF NOT EXISTS residence (
     model TEXT PRIMARY KEY, unloaded INTEGER NOT NULL DEFAULT 0, used INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS tunings (key TEXT PRIMARY KEY, document TEXT NOT NULL, ordinal INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS sequences (model TEXT PRIMARY KEY, highest INTEGER NOT NULL);
 """
 _VERSION = "SELECT digest, manifest, signed_by, 'COMMITTED', description FROM versions"
@@ -297,6 +300,22 @@ class Store:
         """The highest sequence of a signed version ever committed; 0 if none was."""
         rows = self._all("SELECT highest FROM sequences WHERE model = ?", model)
         return int(rows[0][0]) if rows else 0
+
+    def tuning(self, key: str) -> str | None:
+        """What was measured under this key."""
+        rows = self._all("SELECT document FROM tunings WHERE key = ?", key)
+        return str(rows[0][0]) if rows else None
+
+    def keep_tuning(self, key: str, document: str) -> None:
+        """Remember measurements in the place of older ones under this key."""
+        with self._lock, self._db:
+            self._db.execute(
+                f"INSERT OR REPLACE INTO tunings VALUES (?, ?, {_NEXT.format('tunings')})",  # noqa: S608 - constant
+                (key, document),
+            )
+            self._db.execute(
+                "DELETE FROM tunings WHERE ordinal <= (SELECT MAX(ordinal) FROM tunings) - ?", (MAX_TUNINGS,)
+            )
 
     def remove(self, model: str) -> None:
         """Forget a model; its highest sequence is kept, so that an old bundle cannot come back as a new one."""

@@ -1,6 +1,6 @@
 """From a model file and its description to a served version."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,11 +25,17 @@ _WORKER_BYTES = 48 * 1024 * 1024
 
 
 class Loader:
-    """Opens versions with the configured engine. Blocking: call it in a thread."""
+    """Opens versions with the configured engine, as `tunings` found best. Blocking: call it in a thread."""
 
-    def __init__(self, config: EngineConfig, models: Sequence[ModelConfig] = ()) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        models: Sequence[ModelConfig] = (),
+        tunings: Callable[[Manifest, Description], Tuning | None] = lambda *_: None,
+    ) -> None:
         self._config = config
         self._models = models
+        self._tunings = tunings
         self.engine = engines.choose(config.name)
 
     def load(
@@ -37,7 +43,6 @@ class Loader:
         manifest: Manifest,
         description: Description,
         model: Path,
-        tuning: Tuning | None = None,
         *,
         signed: bool = False,
     ) -> ServedVersion:
@@ -47,7 +52,7 @@ class Loader:
         """
         config = self.config(manifest)
         engine, placement = self._place(config, signed=signed)
-        setup = self.setup(manifest, description, tuning, signed=signed)
+        tuning, setup = self._tunings(manifest, description), self.setup(manifest, description, signed=signed)
         sessions = [engine.open(model, setup.kernels, setup.threads) for _ in range(setup.instances)]
         memory.release_file_pages(model)
         runner = setups.make_runner(sessions, setup, description, config.queue_max_requests)
@@ -62,11 +67,9 @@ class Loader:
         isolated = IsolatedEngine(self.engine, config)
         return isolated, Placement("process", isolated.history)
 
-    def setup(
-        self, manifest: Manifest, description: Description, tuning: Tuning | None = None, *, signed: bool = False
-    ) -> Setup:
+    def setup(self, manifest: Manifest, description: Description, *, signed: bool = False) -> Setup:
         """How it will run: as the tuning found best, with no more interpreters than the budget has room for."""
-        config = self.config(manifest)
+        config, tuning = self.config(manifest), self._tunings(manifest, description)
         best = tuning.best(config.objective) if tuning else None
         setup = best.setup if best else setups.unmeasured(description, config)
         if _isolated(config, signed=signed):  # each interpreter is a process more; the loop waits for no other process
@@ -88,6 +91,7 @@ class Loader:
         admission = Admission(description, config)
         served = ServedVersion(manifest, manifest.digest(), description, runner, admission, placement, resident=False)
         served.setup, served.sessions = setup, setup.instances
+        served.tuning, served.objective = self._tunings(manifest, description), config.objective
         return served
 
     def config(self, manifest: Manifest) -> EngineConfig:

@@ -1,7 +1,6 @@
 """How a version runs on this box: kernels, threads, interpreters, on the event loop or in a pool, batched or not."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from edge_runtime.inference.engine import Kernels, Session
 from edge_runtime.inference.pool import INLINE_BELOW_MS, Pool
 from edge_runtime.inference.runner import Runner
 from edge_runtime.inference.splitter import Splitter
+from edge_runtime.system.cpu import cores
 
 # What the interpreters of one model may need together, and one alone, before a small box has one only.
 _INSTANCES_BYTES = 512 * 1024 * 1024
@@ -60,11 +60,6 @@ class Setup:
         """The simpler of two setups has the smaller one."""
         batched = self.batch > 1
         return (batched, self.instances * self.threads, self.threads, self.kernels != "fast", self.delay_ms, self.batch)
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def most_instances(description: Description) -> int:
@@ -114,11 +109,9 @@ def _steps(most: int) -> list[int]:
 
 
 def _batched(kernels: Kernels, instances: int, config: EngineConfig) -> list[Setup]:
-    most, delays = config.batch_max_samples, sorted({0.0, config.batch_delay_ms})
-    sizes = sorted({max(2, most // 4), most})
-    return [
-        Setup(kernels, config.threads or 1, instances, batch=size, delay_ms=delay) for size in sizes for delay in delays
-    ]
+    most, threads = config.batch_max_samples, config.threads or 1
+    sizes = [(max(2, most // 4), 0.0), (most, 0.0), (most, config.batch_delay_ms)]
+    return [Setup(kernels, threads, instances, batch=size, delay_ms=delay) for size, delay in sizes]
 
 
 def make_runner(sessions: Sequence[Session], setup: Setup, description: Description, max_waiting: int) -> Runner:

@@ -12,6 +12,8 @@ Objective = Literal["latency", "throughput"]
 
 # Two measurements this close are the same: the simpler setup is taken.
 NOISE = 0.05
+# Above this, measurements say more about what else the box did.
+_BUSY = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Tuning:
         seconds: how long it took.
         callers: how many there were at a time where throughput was measured.
         inputs: "golden" or "zeros".
+        usual: what is taken where nothing is measured.
+        noise: by how much the rounds of the same setup differed (0.1: 10 %).
         fixed: what the configuration left no choice of, as "threads = 2".
         objective: what an operator asked for; None: what the configuration says.
     """
@@ -55,6 +59,8 @@ class Tuning:
     callers: int
     inputs: Literal["golden", "zeros"]
     measurements: tuple[Measurement, ...]
+    usual: Setup | None = None
+    noise: float = 0.0
     fixed: tuple[str, ...] = ()
     objective: Objective | None = None
 
@@ -68,15 +74,19 @@ class Tuning:
         return strict.decode(Tuning, json.loads(text))
 
     def best(self, objective: Objective) -> Measurement | None:
-        """The best for the objective (the operator's own first); of those as good within NOISE the simplest.
+        """The best for the objective (the operator's own first); of those as good within the noise the simplest.
 
         Before that, the other measure decides among them: the quicker of two with the same throughput, and vice versa.
+        Where the box was so busy that little can be told, what is usual is only given up for what is clearly better.
         """
-        usable = [m for m in self.measurements if not m.dropped]
-        first: list[Callable[[Measurement], float]] = [_slowness, _latency]
-        for worth in first if (self.objective or objective) == "throughput" else reversed(first):
-            usable = _near_best(usable, worth)
-        return min(usable, key=lambda m: m.setup.cost, default=None)
+        near = [m for m in self.measurements if not m.dropped]
+        worths: list[Callable[[Measurement], float]] = [_slowness, _latency]
+        for worth in worths if (self.objective or objective) == "throughput" else reversed(worths):
+            near = _near_best(near, worth, max(NOISE, self.noise))
+            usual = [m for m in near if m.setup == self.usual]
+            if usual and self.noise > _BUSY:
+                return usual[0]
+        return min(near, key=lambda m: m.setup.cost, default=None)
 
     def view(self, objective: Objective) -> dict[str, Any]:
         """As plain data for people: what was chosen for which objective, and all that was measured."""
@@ -94,7 +104,9 @@ class Tuning:
             "inputs": self.inputs,
             "callers": self.callers,
             "fixed_by_configuration": list(self.fixed),
-            "candidates": [_candidate(m) for m in self.measurements],
+            "noise_percent": round(100 * self.noise, 1),
+            "candidates": [_candidate(m) for m in self.measurements if not m.dropped],
+            "dropped": _dropped(self.measurements),
         }
 
 
@@ -106,8 +118,10 @@ def _slowness(measurement: Measurement) -> float:
     return 1 / max(measurement.per_second, 1e-9)
 
 
-def _near_best(measurements: Sequence[Measurement], worth: Callable[[Measurement], float]) -> list[Measurement]:
-    limit = min(map(worth, measurements), default=0.0) * (1 + NOISE)
+def _near_best(
+    measurements: Sequence[Measurement], worth: Callable[[Measurement], float], noise: float
+) -> list[Measurement]:
+    limit = min(map(worth, measurements), default=0.0) * (1 + noise)
     return [m for m in measurements if worth(m) <= limit]
 
 
@@ -117,16 +131,23 @@ def _why(best: Measurement | None, tuning: Tuning) -> str:
     measured = sum(not m.dropped for m in tuning.measurements)
     return (
         f"{best.latency_ms:.3g} ms for one caller, {best.per_second:.4g} samples/s for {tuning.callers}; "
-        f"the best of {measured} setups, or as good within {NOISE:.0%} and simpler"
+        f"the best of {measured} setups, or as good within {max(NOISE, tuning.noise):.0%} and simpler or usual"
     )
 
 
 def _candidate(measurement: Measurement) -> dict[str, Any]:
-    said: dict[str, Any] = {"setup": str(measurement.setup)} | asdict(measurement.setup)
-    if measurement.dropped:
-        return said | {"dropped": measurement.dropped}
-    return said | {
+    return {"setup": str(measurement.setup)} | {
+        **asdict(measurement.setup),
         "latency_p50_ms": measurement.latency_ms,
         "latency_p99_ms": measurement.latency_p99_ms,
         "per_second": measurement.per_second,
     }
+
+
+def _dropped(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """Each reason once, with all that it holds for."""
+    reasons: dict[str, list[str]] = {}
+    for measurement in measurements:
+        if measurement.dropped:
+            reasons.setdefault(measurement.dropped, []).append(str(measurement.setup))
+    return [{"reason": reason, "setups": setups} for reason, setups in reasons.items()]

@@ -27,7 +27,7 @@ def test_a_box_of_four_cores_has_these_candidates() -> None:
     setups = found()
     assert {(s.instances, s.threads) for s in setups} == {(1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (1, 4)}
     assert {s.kernels for s in setups} == {"fast", "builtin"}
-    assert {(s.batch, s.delay_ms) for s in setups} == {(1, 0), (4, 0), (4, 1), (16, 0), (16, 1)}
+    assert {(s.batch, s.delay_ms) for s in setups} == {(1, 0), (4, 0), (16, 0), (16, 1)}
     assert any(s.inline for s in setups)
     assert len(setups) == len(set(setups))
 
@@ -91,6 +91,13 @@ def test_the_best_for_the_objective_is_chosen(
     assert tuning(*reversed(among)).best(objective) == best  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("noise", "best"), [(0.0, WIDE), (0.08, WIDE), (0.3, TWO), (0.7, TWO)])
+def test_on_a_busy_box_what_is_usual_is_kept_unless_it_is_clearly_worse(noise: float, best: Measurement) -> None:
+    """Rounds that differ by 30 % cannot tell 390 from 400 in a second."""
+    known = replace(tuning(ONE, TWO, replace(WIDE, per_second=400)), usual=TWO.setup, noise=noise)
+    assert known.best("throughput") == (best if best is TWO else replace(WIDE, per_second=400))
+
+
 @given(st.lists(st.tuples(st.floats(0.1, 100), st.floats(1, 1000)), min_size=1, max_size=8))
 def test_the_choice_is_never_worse_than_noise(numbers: list[tuple[float, float]]) -> None:
     """Whatever was measured."""
@@ -114,6 +121,6 @@ def test_an_operator_s_objective_comes_before_the_configuration_s_and_all_is_tol
     assert (view["objective"], view["objective_from"]) == ("latency", "edge-runtime tune")
     assert view["chosen"] == "1 x 4 threads, fast kernels"
     assert view["candidates"][0]["latency_p50_ms"] == 10
-    assert view["candidates"][3]["dropped"] == "crashed"
+    assert view["dropped"] == [{"reason": "crashed", "setups": ["1 x 1 thread, builtin kernels"]}]
     assert tuning().best("latency") is None
     assert tuning().view("latency")["chosen"] is None
