@@ -23,6 +23,8 @@ from edge_runtime.deploy.deployer import Deployer
 from edge_runtime.deploy.probe import Probe
 from edge_runtime.deploy.store import Store
 from edge_runtime.deploy.trust import Policy
+from edge_runtime.deploy.tune_runs import TuneRuns
+from edge_runtime.deploy.tuner import Tuner
 from edge_runtime.deploy.uploads import Uploads
 from edge_runtime.errors import DeviceError
 from edge_runtime.events import EventBus, ModelsChanged
@@ -75,15 +77,19 @@ class Daemon:
         self._registry = Registry()
         self._service = InferenceService(self._registry, self._bus, config.engine)
         self._service.report_tensor_requests = config.mqtt.publish_tensor_requests
-        loader = Loader(config.engine, config.model)
-        self._engine = f"{loader.engine.name} {loader.engine.version}"
         self._store = Store(connection, state_dir)
+        tuner = Tuner(config.deploy, config.engine, config.model, self._store)
+        loader = Loader(config.engine, config.model, tuner.known)
+        self._engine = f"{loader.engine.name} {loader.engine.version}"
         probe = Probe(config.deploy, config.engine, loader.engine.name, self._store)
         self._residence = Residence(config.engine, frozenset(model.name for model in config.model if model.pin))
         self._deployer = Deployer(
-            *(config.deploy, self._policy, self._store, probe, loader, self._registry, self._bus, self._residence)
+            *(config.deploy, self._policy, self._store, probe, loader, self._registry, self._bus, self._residence),
+            tuner=tuner,
         )
         self._uploads = Uploads(config.deploy, state_dir, self._deployer, tasks)
+        self._tune_runs = TuneRuns(tuner, self._deployer.repository, self._registry, tasks)
+        self._tuning: asyncio.Task[None] | None = None
 
         self._data_plane = DataPlane(self._service, self._registry, config.http)
         direct = Direct(self._registry, self._service)
@@ -106,7 +112,8 @@ class Daemon:
         from edge_runtime.transports.http.metrics import Metrics  # noqa: PLC0415 - see above
 
         views = Views(models=self._models, health=self._health_view, index=self._index)
-        return Management(self._deployer, self._uploads, Metrics(self._registry, self._gauges), views)
+        metrics = Metrics(self._registry, self._gauges)
+        return Management(self._deployer, self._uploads, self._tune_runs, metrics, views)
 
     def _make_mqtt(self, state_file: Path) -> "MqttLink":
         from edge_runtime.transports.mqtt.link import MqttLink  # noqa: PLC0415 - where there is a broker
@@ -163,6 +170,7 @@ class Daemon:
         self._notifier.notify("READY=1", f"STATUS={self._status_line()}")
         log.info("ready: %s", self._status_line())
         self._loading = self._background.once("loading models", self._deployer.repository.load_rest)
+        self._tuning = self._background.once("tuning", self._tune_runs.missing)
         await _load("edge_runtime.transports.http.management")
         if self._config.discovery.mdns:
             await _load("edge_runtime.transports.mdns")
@@ -180,6 +188,7 @@ class Daemon:
         await _attempt("the drain", lambda: self._service.drain(lifecycle.drain_seconds))
         await _attempt("stopping the sensors", self._stop_sensors)
         await asyncio.gather(_attempt("stopping HTTP", self._http.stop), _attempt("stopping gRPC", self._stop_grpc))
+        await _attempt("stopping to tune", self._stop_tuning)
         await _attempt("closing the deployer", self._deployer.close)
         await _attempt("flushing the outbox", self._stop_mqtt)
         for closed in (self._registry, self._service, self._store):
@@ -202,6 +211,12 @@ class Daemon:
         for task in self._sensor_tasks:
             task.cancel()
         await asyncio.gather(*self._sensor_tasks, return_exceptions=True)
+
+    async def _stop_tuning(self) -> None:
+        if self._tuning:
+            self._tuning.cancel()
+            await asyncio.gather(self._tuning, return_exceptions=True)
+        await self._tune_runs.close()
 
     async def _stop_grpc(self) -> None:
         if self._grpc:

@@ -13,8 +13,10 @@ from starlette.routing import Match, Route, Router
 from edge_runtime.contract.errors import ContractError
 from edge_runtime.contract.names import check_model_name
 from edge_runtime.deploy.deployer import Deployer
+from edge_runtime.deploy.tune_runs import TuneRuns
 from edge_runtime.deploy.uploads import Announced, Upload, Uploads
 from edge_runtime.errors import CallerError, Code
+from edge_runtime.inference.tuning import Objective
 from edge_runtime.transports.codec import decode_json, encode_json
 from edge_runtime.transports.http.exchange import WrongMethodError, whole_number
 from edge_runtime.transports.http.metrics import Metrics
@@ -54,8 +56,11 @@ class _Endpoint(Route):
 class Management:
     """The endpoints of the control plane; `router` is the ASGI app. EdgeErrors are the caller's to answer."""
 
-    def __init__(self, deployer: Deployer, uploads: Uploads, metrics: Metrics, views: Views) -> None:
+    def __init__(
+        self, deployer: Deployer, uploads: Uploads, tune_runs: TuneRuns, metrics: Metrics, views: Views
+    ) -> None:
         self._deployer = deployer
+        self._tune_runs = tune_runs
         self._uploads = uploads
         self._metrics = metrics
         self._views = views
@@ -67,6 +72,8 @@ class Management:
             _Endpoint("/models/{model}", self._remove, methods=["DELETE"]),
             _Endpoint("/models/{model}/rollback", self._rollback, methods=["POST"]),
             _Endpoint("/models/{model}/activate", self._activate, methods=["POST"]),
+            _Endpoint("/models/{model}/tune", self._tune, methods=["POST"]),
+            _Endpoint("/models/{model}/tune", self._view_tune_run),
             _Endpoint("/uploads", self._create, methods=["POST"]),
             _Endpoint("/uploads", self._options, methods=["OPTIONS"]),
             _Endpoint("/uploads/{id}", self._offset, methods=["HEAD"]),
@@ -105,13 +112,23 @@ class Management:
         version, previous = await self._deployer.rollback(model)
         return _json({"model": model, "version": version, "previous": previous})
 
+    async def _tune(self, request: Request) -> Response:
+        """Begin to measure; 202, for it takes seconds. GET at the same path says how far it is."""
+        body = await _command(request)
+        document = decode_json(body) if body else {}
+        if document not in ({}, {"objective": "latency"}, {"objective": "throughput"}):
+            raise CallerError('the body must be empty, or {"objective": "latency"}, or {"objective": "throughput"}')
+        objective: Objective | None = document.get("objective")
+        return _json(self._tune_runs.start(_model(request), objective).view(), 202)
+
+    async def _view_tune_run(self, request: Request) -> Response:
+        """How far it is; `wait`: seconds for something to change."""
+        run = self._tune_runs.find(_model(request))
+        await run.wait(_seconds(request.query_params.get("wait", "0")))
+        return _json(run.view())
+
     async def _activate(self, request: Request) -> Response:
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _MAX_COMMAND_BYTES:
-                raise CallerError(f"the body is larger than {_MAX_COMMAND_BYTES} bytes", Code.TOO_LARGE)
-        document = decode_json(bytes(body))
+        document = decode_json(await _command(request))
         version = document.get("version") if isinstance(document, dict) else None
         if not isinstance(version, str):
             raise CallerError('the body must be {"version": "..."}')
@@ -172,6 +189,15 @@ class Management:
 
     def _upload(self, request: Request) -> Upload:
         return self._uploads.get(request.path_params["id"])
+
+
+async def _command(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_COMMAND_BYTES:
+            raise CallerError(f"the body is larger than {_MAX_COMMAND_BYTES} bytes", Code.TOO_LARGE)
+    return bytes(body)
 
 
 def _json(document: Any, status: int = 200) -> Response:
