@@ -397,12 +397,16 @@ def load_keys(config: TrustConfig, problems: list[str]) -> "tuple[signing.Truste
     return tuple(keys)
 
 
+class StateInUseError(DeviceError):
+    """Another process holds the state folder."""
+
+
 @contextmanager
 def own_state(config: DeviceConfig) -> Iterator[None]:
     """Make the state folder and hold it: two daemons on one state would undo each other's work.
 
     Raises:
-        DeviceError: it cannot be written, or another daemon has it.
+        DeviceError: it cannot be written; StateInUseError: another daemon has it.
     """
     folder = Path(config.state_dir)
     try:
@@ -415,7 +419,7 @@ def own_state(config: DeviceConfig) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise DeviceError(f"another edge-runtime is using {folder}; stop it, or set device.state_dir") from error
+        raise StateInUseError(f"another edge-runtime is using {folder}; stop it, or set device.state_dir") from error
     else:
         yield
     finally:

@@ -209,7 +209,7 @@ class EngineConfig:
     """How models run. `isolation` "auto": a process for the unsigned.
 
     `kernels` "auto", `instances` 0 and `threads` 0: what the box measures to be best for the objective within
-    `tune_seconds`; where it has measured nothing, one interpreter of one thread for each core.
+    `tune_seconds` (0: only when told to); where it has measured nothing, one interpreter of one thread for each core.
 
     `memory_budget_bytes`: of all models together; 0: none; None: half of what the box or its control group has.
     """

@@ -92,7 +92,7 @@ def running_box(
     base = [
         *(f"device.name={name}", f"device.state_dir={state}", f"http.port={port}", "http.host=127.0.0.1"),
         *(f"discovery.mdns={'true' if mdns else 'false'}", "trust.require_signature=false", "deploy.trial_seconds=0.1"),
-        "grpc.enabled=false",
+        *("grpc.enabled=false", "engine.tune_seconds=0"),  # measuring takes its time with every push
     ]
     options = [word for setting in (*base, *settings) for word in ("--set", setting)]
     command = [*prefix, sys.executable, "-m", "edge_runtime.cli.daemon", "serve", *options]

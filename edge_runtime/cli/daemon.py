@@ -58,7 +58,20 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", parents=[common], help="read the configuration and say what it means")
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(run=_check)
+    tuned = commands.add_parser(
+        "tune", parents=[common], help="measure how each model runs best on this box, and run it so from now on"
+    )
+    tuned.add_argument("models", nargs="*", metavar="MODEL", help="default: all that are served")
+    tuned.add_argument("--objective", choices=("latency", "throughput"), help="instead of the configuration's")
+    tuned.add_argument("--json", action="store_true", help="print JSON: what was measured, too")
+    tuned.set_defaults(run=_tune)
     return parser
+
+
+def _tune(config: Config, options: argparse.Namespace) -> int:
+    from edge_runtime.cli import tune  # noqa: PLC0415 - only here
+
+    return tune.run(config, options)
 
 
 def _serve(config: Config, _: argparse.Namespace) -> int:

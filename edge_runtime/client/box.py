@@ -119,6 +119,23 @@ class BoxClient:
         """Serve a version that the box still has."""
         return self._post(f"/models/{quote(model, safe='')}/activate", {"version": version})
 
+    def tune(
+        self, model: str, objective: str | None = None, progress: Callable[[float], None] = lambda _: None
+    ) -> Document:
+        """Let the box measure anew how it runs a model best; answers {"model", "setup", "tuning", ...}.
+
+        It takes seconds; `progress` is called with how far it is, 0 to 1.
+        """
+        path = f"/models/{quote(model, safe='')}/tune"
+        run = self._post(path, {"objective": objective} if objective else {})
+        while run.get("state") == "RUNNING":
+            progress(float(run.get("done", 0.0)))
+            run = self._json("GET", f"{path}?wait={LONG_POLL_SECONDS:g}")
+        if run.get("state") != "DONE":
+            raise ClientError(str(run.get("reason") or f"{self.url} does not say how tuning {model} ended"))
+        progress(1.0)
+        return run
+
     def remove(self, model: str) -> Document:
         """Delete a model with all its versions; answers {"removed"}."""
         return self._json("DELETE", f"/models/{quote(model, safe='')}")

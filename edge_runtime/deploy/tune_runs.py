@@ -63,9 +63,7 @@ class TuneRun:
 class TuneRuns:
     """The last run of each model; used from one event loop only."""
 
-    def __init__(
-        self, tuner: Tuner, repository: Repository, registry: Registry, tasks: asyncio.TaskGroup
-    ) -> None:
+    def __init__(self, tuner: Tuner, repository: Repository, registry: Registry, tasks: asyncio.TaskGroup) -> None:
         self._tuner = tuner
         self._repository = repository
         self._registry = registry
@@ -115,8 +113,9 @@ class TuneRuns:
             log.exception("tuning %s failed unexpectedly", run.model)
             run.fail(f"internal error: {type(error).__name__}: {error}")
         else:
-            tuning = served.tuning.view(served.objective) if served.tuning else None
-            run.succeed(str(served.setup), tuning)
+            tuning = self._tuner.known(served.manifest, served.description)
+            view = tuning.view(served.objective) if tuning else None
+            run.succeed(str(served.setup), view)
         finally:
             if run.state == "RUNNING":
                 run.fail("the box is stopping")
@@ -129,6 +128,8 @@ class TuneRuns:
             if known.description is None:
                 raise DeviceError(f"what the probe found of {model} cannot be read; push it again with --force")
             await self._tuner.measure(known.manifest, known.description, objective=objective, progress=progress)
+            if not served.resident:
+                return served  # it is loaded as is best now when a request comes for it
             new = await self._repository.load_proven(known)
             try:
                 self._registry.replace(new)

@@ -57,9 +57,8 @@ class Tuner:
         return config.tune_seconds > 0 and not config.delegate and self.known(manifest, description) is None
 
     def known(self, manifest: Manifest, description: Description) -> Tuning | None:
-        """What was measured of it here; None if nothing was, or measurements are switched off."""
-        config = self._config(manifest)
-        if not config.tune_seconds or config.delegate:
+        """What was measured of it here; None if nothing was, or a delegate decides how it runs."""
+        if self._config(manifest).delegate:
             return None
         text = self._store.tuning(self._key(manifest, description))
         try:
