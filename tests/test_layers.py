@@ -18,8 +18,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("edge_runtime.sensors", "edge_runtime.deploy"),
     ("edge_runtime.transports",),
     ("edge_runtime.app",),
+    ("edge_runtime.cli.tune",),
     ("edge_runtime.cli.daemon",),
 )
+COMMANDS_ON_THE_BOX = LAYERS[-2:]
 TRANSPORTS = (
     "edge_runtime.transports.grpc",
     "edge_runtime.transports.http",
@@ -83,7 +85,8 @@ def violation(importer: str, imported: str) -> str | None:
         return None if allowed or imported == "edge_runtime.__version__" else "converters import the contract only"
     if any(within(imported, library) for library in HOST_LIBRARIES):
         return "the device never imports a host library"
-    operator = any(within(importer, room) for room in OPERATOR) and not within(importer, "edge_runtime.cli.daemon")
+    on_the_box = any(within(importer, room) for (room,) in COMMANDS_ON_THE_BOX)
+    operator = any(within(importer, room) for room in OPERATOR) and not on_the_box
     if operator and within(imported, "edge_runtime"):
         free = (*OPERATOR, "edge_runtime.contract", "edge_runtime.__version__")
         return (

@@ -117,11 +117,13 @@ def has_control_flow(content: bytes) -> bool:
 def keeps_state(content: bytes) -> bool:
     """Whether a run may depend on the run before, for there are variables; True if it cannot be told."""
     try:
-        root = _root(content)
-        if any(_operator(code) in _RESOURCE_VARIABLES for code in _tables(root, _MODEL_OPERATORS)):
-            return True
-        tensors = (t for graph in _tables(root, _MODEL_SUBGRAPHS) for t in _tables(graph, _SUBGRAPH_TENSORS))
-        return any(_scalar(tensor, _TENSOR_IS_VARIABLE, number.BoolFlags) for tensor in tensors)
+        root = flatbuffer.root(content)
+        operators = flatbuffer.tables(root, _MODEL_OPERATORS)
+        graphs = flatbuffer.tables(root, _MODEL_SUBGRAPHS)
+        tensors = (tensor for graph in graphs for tensor in flatbuffer.tables(graph, _SUBGRAPH_TENSORS))
+        return any(_operator(code) in _RESOURCE_VARIABLES for code in operators) or any(
+            flatbuffer.scalar(tensor, _TENSOR_IS_VARIABLE, number.BoolFlags) for tensor in tensors
+        )
     except _PARSE_ERRORS:
         return True
 
