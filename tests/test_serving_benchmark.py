@@ -58,8 +58,9 @@ def test_ours_and_the_bare_engine(tmp_path: Path) -> None:
     require_library("litert_quantizer", "edge-runtime[convert]")
     command = [sys.executable, "-m", "benchmarks.serving", "--only", "ours,bare", "--scenarios", "tiny-json"]
     ran = subprocess.run(
-        [*command, "--seconds", "1", "--rounds", "1", "--json"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+        [*command, "--seconds", "1", "--rounds", "1", "--json", "--keep", str(tmp_path / "results.json")],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     ours, bare = json.loads(ran.stdout)["rows"]
     assert (ours["lane"], bare["lane"]) == ("ours", "bare")

@@ -36,6 +36,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--rounds", type=int, default=5, help="of which medians are taken (5)")
     result.add_argument("--json", action="store_true", help="print the results as JSON")
     result.add_argument("--write", action="store_true", help="write docs/benchmarks.md and its plot")
+    kept = environments.CACHE / "results.json"
+    result.add_argument("--keep", type=Path, default=kept, help="where results are kept (.bench/results.json)")
     result.add_argument("--from", dest="source", type=Path, help="do not measure: the results that --json printed")
     return result
 
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(options: argparse.Namespace) -> report.Results:
-    """Scenario by scenario; what is known so far is kept in .bench/results.json, in case that a later one fails."""
+    """Scenario by scenario; what is known so far is kept, in case that a later one fails."""
     environments.require_wrk()
     how = f"--seconds {options.seconds:g} --rounds {options.rounds}"
     results = report.Results(report.machine(), "", {}, how, [])
@@ -81,7 +83,7 @@ def _measure(options: argparse.Namespace) -> report.Results:
             results.rows += SCENARIOS[name](plan)
         results.versions = environments.versions(set(options.only) - set(results.absent))
         results.disturbance = report.disturbance(*disturbance.shares())
-        (environments.CACHE / "results.json").write_text(_as_json(results))
+        options.keep.write_text(_as_json(results))
         if not options.json:
             print(report.tables(results)[-1] + "\n", flush=True)
     return results

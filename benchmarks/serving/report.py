@@ -34,6 +34,7 @@ _TITLES = {
 _COLUMNS = {
     "per_second": ("answers/s", "{:,.0f}"),
     "vs": ("ours is", "{}"),
+    "vs_cpu": ("by CPU", "{}"),
     "p50_ms": ("p50 ms", "{:.2f}"),
     "p99_ms": ("p99 ms", "{:.2f}"),
     "p99_to_p50": ("p99/p50", "{:.1f}"),
@@ -110,13 +111,17 @@ def _scenario(rows: Sequence[Row]) -> str:
 
 
 def _versus(row: Row, rows: Sequence[Row]) -> dict[str, str]:
-    """How many times as many answers ours gave as this peer, in the median round and with the same client."""
+    """How many times as many answers ours gave as this peer with the same client: by the clock, by processor time."""
     if row.lane.startswith("ours"):
         return {}
     known = {(one.scenario, one.lane): one for one in rows}
     _, comma, client = row.lane.partition(",")
-    value = targets.ratio(row.scenario, "ours" + comma + client, row.lane)(known)
-    return {} if value is None else {"vs": f"{value:.2f} x"}
+    partner = "ours" + comma + client
+    value = targets.ratio(row.scenario, partner, row.lane)(known)
+    if value is None:
+        return {}
+    cost, own = row.measures["cpu_us"], known[row.scenario, partner].measures["cpu_us"]
+    return {"vs": f"{value:.2f} x"} | ({"vs_cpu": f"{cost / own:.2f} x"} if own else {})
 
 
 def _grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
