@@ -5,7 +5,7 @@ before the long work, with the shapes.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ _NEEDS: dict[Task, str] = {
     "classification": "one output whose last dimension is the classes (2 or more)",
     "detection": (
         "the four outputs of TFLite_Detection_PostProcess, in order: boxes (..., 4), classes, scores, count;"
-        " or --set output.boxes.roles=..., one for each output"
+        " or boxes and scores; or one output of the YOLO family; or --set output.boxes.roles=..., one for each output"
     ),
     "multilabel": "one output whose last dimension is the labels",
     "segmentation": "one output, a mask",
@@ -84,16 +84,25 @@ def _check_output(output: OutputDeclaration, shapes: Shapes) -> None:
 def fits(task: Task, shapes: Shapes, output: OutputDeclaration | None = None) -> bool:
     """Whether outputs of these concrete shapes, by name, can be read as an answer to `task`.
 
-    Where `output` says how, the box's probe has the last word.
+    Where `output` says how, the box's probe has the last word; without it, boxes are only the detectors' own four.
     """
     first, *others = shapes.values()
     if output is not None and (output.tensor or output.boxes.roles):
+        return True
+    if output is not None and task == "detection" and _are_plain_boxes(list(shapes.values())):
         return True
     if task == "classification":
         return not others and first[-1:] > (1,) and math.prod(first[1:-1]) == 1
     if task == "detection":
         return len(others) == 3 and _is_detection(first, *others)
     return task == "raw" or not others
+
+
+def _are_plain_boxes(shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether a box can tell boxes by these shapes: boxes and scores, or both in one output of the YOLO family."""
+    if len(shapes) == 2:
+        return sum(shape[-1:] == (4,) for shape in shapes) == 1
+    return len(shapes) == 1 and len(shapes[0]) > 1 and min(shapes[0][-2:]) > 4
 
 
 def _is_detection(

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.contract import manifest as contract
+from edge_runtime.contract import outputs
 from edge_runtime.contract.errors import ContractError
 from edge_runtime.contract.manifest import FileEntry, InputDeclaration, Manifest, OutputDeclaration, Parity
 
@@ -26,6 +27,28 @@ INPUT = st.builds(
     st.booleans(),
     st.booleans(),
 )
+OUTPUT = st.builds(
+    OutputDeclaration,
+    st.integers(1, 1000),
+    st.none() | NUMBER,
+    TEXT,
+    tensor=TEXT,
+)
+BOXES = st.builds(
+    outputs.BoxDeclaration,
+    st.sampled_from([(), ("yolo",), ("rows",), ("none", "scores", "boxes")]),
+    st.sampled_from([None, "xyxy", "cxcywh"]),
+    nms=st.sampled_from([None, "agnostic", "none"]),
+    iou_threshold=st.floats(0, 1),
+    background=st.none() | st.integers(0, 1000),
+    objectness=st.sampled_from([None, True, False]),
+)
+CALIBRATION = st.builds(
+    outputs.ScoreCalibration,
+    st.sampled_from(["identity", "log"]),
+    NUMBER,
+    st.lists(st.just(()) | st.tuples(st.floats(0, 10), NUMBER, NUMBER), max_size=3).map(tuple),
+)
 MANIFEST = st.builds(
     Manifest,
     NAME,
@@ -34,7 +57,7 @@ MANIFEST = st.builds(
     sequence=st.integers(0, 10**18),
     task=st.sampled_from([None, "classification", "detection", "regression", "raw"]),
     input=st.none() | INPUT,
-    output=st.builds(OutputDeclaration, st.integers(1, 1000), st.none() | NUMBER, TEXT),
+    output=OUTPUT,
     parity=st.builds(Parity, NUMBER, NUMBER),
     provenance=st.dictionaries(TEXT, TEXT, max_size=3),
 )
@@ -46,6 +69,14 @@ def canonical(document: Any) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(
         errors="surrogatepass"
     )
+
+
+@given(BOXES, st.none() | CALIBRATION)
+def test_nested_tables_come_back(boxes: outputs.BoxDeclaration, calibration: outputs.ScoreCalibration | None) -> None:
+    """Boxes and lists of lists, too."""
+    output = OutputDeclaration(calibration=calibration, boxes=boxes)
+    manifest = Manifest("m", "1", {}, task="detection", output=output)
+    assert contract.parse(manifest.canonical()) == manifest
 
 
 @given(MANIFEST)

@@ -14,7 +14,7 @@ from converters.declarations import Declared
 from converters.errors import ConvertError
 from edge_runtime.contract.bundle import BundleReader
 from edge_runtime.contract.inputs import picture_shape
-from edge_runtime.contract.manifest import InputDeclaration, Task
+from edge_runtime.contract.manifest import InputDeclaration, OutputDeclaration, Task, parse
 from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.inference.description import is_detection
 
@@ -59,6 +59,22 @@ def test_which_outputs_fit_a_task(task: Task, shapes: tuple[tuple[int, ...], ...
 
 
 @pytest.mark.parametrize(
+    ("shapes", "fits"),
+    [
+        (((1, 4420, 2), (1, 4420, 4)), True),
+        (((1, 84, 8400),), True),
+        (((1, 8400, 4), (1, 8400, 4)), False),
+        (((1, 10),), False),
+        (((10,),), False),
+    ],
+)
+def test_plain_boxes_fit_where_they_are_declared(shapes: tuple[tuple[int, ...], ...], fits: bool) -> None:  # noqa: FBT001
+    """By the shapes alone, as on a box; they are never guessed."""
+    assert declarations.fits("detection", by_name(shapes), OutputDeclaration()) is fits
+    assert declarations.fits("detection", by_name(shapes)) is False
+
+
+@pytest.mark.parametrize(
     ("shapes", "labelled", "task"),
     [
         (BOXES, False, "detection"),
@@ -87,6 +103,42 @@ def test_a_task_that_does_not_fit_is_refused(
     line = capsys.readouterr().err
     assert "--task detection needs the four outputs of TFLite_Detection_PostProcess" in line
     assert "the model's outputs are scores (1, 10)" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_how_the_answer_is_read_goes_into_the_manifest(convert: Convert, tmp_path: Path) -> None:
+    """--set names a manifest's key; a model of one output may be declared as any task of one."""
+    assert convert("--task", "embedding", "--set", "output.normalize=true") == 0
+    with BundleReader(tmp_path / "digits-1.0.0.edgemodel") as reader:
+        found = parse(reader.read_member("manifest.json"))
+    assert (found.task, found.output) == ("embedding", OutputDeclaration(normalize=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (("--task", "embedding", "--set", "output.boxes.background=0"), 2, "output.boxes is for task detection"),
+        (("--set", "output.treshold=1"), 2, "unknown key 'output.treshold'"),
+        (("--set", "output.tensor=nope"), 1, "there is no output 'nope', but scores"),
+        (("--set", "output.boxes.roles=boxes,scores"), 1, "has 2 roles, but the model has 1 outputs"),
+        (("--set", "output.boxes.background=0"), 1, "--task detection needs the four outputs"),
+    ],
+)
+def test_answers_that_cannot_be_read_are_refused_before_the_work(
+    convert: Convert,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    status: int,
+    message: str,
+) -> None:
+    """A key that is none or does not fit the task is a usage error; one that does not fit the model fails."""
+    try:
+        ended = convert(*options)
+    except SystemExit as error:
+        ended = int(str(error.code))
+    assert ended == status
+    assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -30,12 +30,12 @@ def marked(width: int, height: int, spot: tuple[int, int], orientation: int = 1)
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("resize", ["stretch", "crop"])
-@pytest.mark.parametrize("size", [(400, 200), (200, 400), (300, 200)])
+@pytest.mark.parametrize("resize", ["stretch", "crop", "fit", "none"])
+@pytest.mark.parametrize("size", [(150, 75), (75, 150), (80, 55), (120, 80)])
 def test_a_spot_is_found_where_the_caller_put_it(resize: str, size: tuple[int, int]) -> None:
     """Through the pre-processing that models get, and back."""
     declaration = InputDeclaration("image", resize=resize, full_range=True)  # type: ignore[arg-type]
-    spot = (size[0] // 2 + 20, size[1] // 2 - 30)
+    spot = (size[0] // 2 + 5, size[1] // 2 - 5)
     data = marked(*size, spot)
     seen = preprocess.to_tensor(data, "", SPEC, declaration)[0, :, :, 0]
     rows, columns = np.nonzero(seen > 127)
