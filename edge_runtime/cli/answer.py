@@ -52,7 +52,7 @@ def _result(result: Mapping[str, Any]) -> Iterator[str]:
     answers, tensors = result.get("answers"), result.get("outputs")
     if isinstance(answers, Sequence):
         for number, one in enumerate(answers):
-            yield f"sample {number}"
+            yield _heading(number, one)
             yield from _result(one)
     else:
         yield from _one(result, whole=not isinstance(tensors, Mapping))
@@ -123,6 +123,13 @@ def _tensor(name: str, told: Mapping[str, Any]) -> str:
 
 def _few(values: Sequence[Any]) -> str:
     return " ".join(map(str, values[:_SHOWN_VALUES])) + (" ..." if len(values) > _SHOWN_VALUES else "")
+
+
+def _heading(number: int, one: Mapping[str, Any]) -> str:
+    """Which part of the input an answer is of: a window of a recording, of readings, or a sample of a batch."""
+    if "start_seconds" in one:
+        return f"from {one['start_seconds']:g} s"
+    return f"from reading {one['start_reading']:g}" if "start_reading" in one else f"sample {number}"
 
 
 def _scored(entry: Mapping[str, Any]) -> str:

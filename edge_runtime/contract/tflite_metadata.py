@@ -19,7 +19,8 @@ from flatbuffers.table import Table
 
 from edge_runtime.contract import flatbuffer
 from edge_runtime.contract.bundle import MAX_LABELS_BYTES
-from edge_runtime.contract.manifest import InputDeclaration
+from edge_runtime.contract.input_metadata import read_input
+from edge_runtime.contract.inputs import InputDeclaration
 from edge_runtime.contract.outputs import BoxDeclaration, BoxFormat, BoxRole, OutputDeclaration, ScoreCalibration
 
 _NAME = b"TFLITE_METADATA"
@@ -35,13 +36,11 @@ _SUBGRAPHS = 3  # ModelMetadata.subgraph_metadata
 _INPUTS, _OUTPUTS = 2, 3  # SubGraphMetadata
 _CONTENT, _UNITS, _FILES = 3, 4, 6  # TensorMetadata.content, .process_units, .associated_files
 _CONTENT_TYPE, _CONTENT_VALUE = 0, 1  # Content.content_properties (a union)
-_IMAGE_PROPERTIES = 2  # ContentProperties.ImageProperties
 _FILE_NAME, _FILE_TYPE = 0, 2  # AssociatedFile
 _AXIS_LABELS, _VALUE_LABELS = 2, 3  # AssociatedFileType.TENSOR_AXIS_LABELS, TENSOR_VALUE_LABELS
 _AXIS_CALIBRATION = 4  # AssociatedFileType.TENSOR_AXIS_SCORE_CALIBRATION
 _UNIT_TYPE, _UNIT_VALUE = 0, 1  # ProcessUnit.options (a union)
-_NORMALIZATION, _CALIBRATION, _THRESHOLDING = 1, 2, 3  # ProcessUnitOptions
-_MEAN, _STD = 0, 1  # NormalizationOptions
+_CALIBRATION, _THRESHOLDING = 2, 3  # ProcessUnitOptions
 _TRANSFORMATION, _DEFAULT_SCORE = 0, 1  # ScoreCalibrationOptions
 _TRANSFORMATIONS: tuple[Literal["identity", "log", "inverse_logistic"], ...] = ("identity", "log", "inverse_logistic")
 _GLOBAL_THRESHOLD = 0  # ScoreThresholdingOptions
@@ -98,7 +97,7 @@ def read(content: bytes) -> TFLiteMetadata:
         subgraph = flatbuffer.tables(root, _SUBGRAPHS)[0]
         inputs, outputs = flatbuffer.tables(subgraph, _INPUTS), flatbuffer.tables(subgraph, _OUTPUTS)
         return TFLiteMetadata(
-            _input(inputs[0]) if inputs else None, _labels(content, outputs), files, _output(content, outputs)
+            read_input(inputs[0]) if inputs else None, _labels(content, outputs), files, _output(content, outputs)
         )
     except _PARSE_ERRORS:
         return TFLiteMetadata(files=files)
@@ -143,19 +142,6 @@ def _metadata_root(data: bytes) -> Table | None:
             buffer = buffers[flatbuffer.scalar(entry, _METADATA_BUFFER, number.Uint32Flags)]
             return flatbuffer.root(flatbuffer.octets(buffer, _BUFFER_DATA))
     return None
-
-
-def _input(tensor: Table) -> InputDeclaration | None:
-    """How pixels or numbers become the input; None if nothing is said of either."""
-    content = flatbuffer.table(tensor, _CONTENT)
-    is_image = content is not None and flatbuffer.scalar(content, _CONTENT_TYPE, number.Uint8Flags) == _IMAGE_PROPERTIES
-    for unit in flatbuffer.tables(tensor, _UNITS):
-        options = flatbuffer.table(unit, _UNIT_VALUE)
-        if options is not None and flatbuffer.scalar(unit, _UNIT_TYPE, number.Uint8Flags) == _NORMALIZATION:
-            mean, std = flatbuffer.floats(options, _MEAN), flatbuffer.floats(options, _STD)
-            if all(map(math.isfinite, mean + std)):
-                return InputDeclaration("image" if is_image else "tensor", mean=mean or (0.0,), std=std or (1.0,))
-    return InputDeclaration("image") if is_image else None
 
 
 def _output(content: bytes, outputs: list[Table]) -> OutputDeclaration | None:

@@ -23,6 +23,8 @@ __all__ = ["Limits", "Windows", "check_document_size", "picture_format", "prepar
 # How long a number may be in JSON, its comma and brackets included.
 _NUMBER_BYTES = 40
 _DOCUMENT_BYTES = 64 * 1024
+# What programs send that were not told the type.
+_UNTOLD = ("", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain")
 
 
 def prepare(
@@ -133,6 +135,8 @@ def _one_input(
         return _from_wav(data, kind, spec, declaration, limits)
     if data.startswith(documents.NPY_MAGIC):
         return _from_array(documents.npy_array(data), spec, declaration, limits)
+    if kind in _UNTOLD and documents.looks_like_table(data):
+        kind = "text/csv"
     _check_size(data, kind, spec, declaration, limits)
     if kind == "text/csv":
         columns = declaration.readings.columns if declaration else ()
@@ -149,16 +153,14 @@ def _check_size(data: bytes, kind: str, spec: TensorSpec, declaration: InputDecl
     if declaration.kind == "audio":
         channels = declaration.sound.channels
         lines = int(limits.max_audio_seconds * declaration.sound.sample_rate)
+        most = f"{limits.max_audio_seconds:g} s of sound (engine.max_audio_seconds)"
     else:
         size, channels = declaration.readings.window(spec.shape)
         lines = size + (declaration.readings.hop_samples or size) * limits.max_windows
+        most = f"{limits.max_windows} windows (engine.max_windows)"
     too_many = data.count(b"\n") > lines + 1 if kind == "text/csv" else len(data) > _NUMBER_BYTES * lines * channels
     if too_many and len(data) > _DOCUMENT_BYTES:
-        raise CallerError(
-            f"the document has {len(data)} bytes, more than {limits.max_windows} windows (engine.max_windows), or "
-            f"{limits.max_audio_seconds:g} s of sound (engine.max_audio_seconds), can have",
-            Code.TOO_LARGE,
-        )
+        raise CallerError(f"the document has {len(data)} bytes, more than {most} can have", Code.TOO_LARGE)
 
 
 def _from_wav(

@@ -37,6 +37,16 @@ def test_columns_are_chosen_by_name_in_the_models_order() -> None:
         document.csv_array(b"x,remark\n1,2\n3", ("x", "remark"))
 
 
+def test_a_table_is_known_by_its_content() -> None:
+    """`curl --data-binary @table.csv` calls it a form; JSON stays JSON, and words are no table."""
+    for kind in ("", "application/x-www-form-urlencoded", "text/plain"):
+        for text in (b"1,2\n", b"a;b\n1;2\n", b" 1 2", b"1\n2\n"):
+            assert preprocess.to_tensor(text, kind, A, None).tolist() == [[1, 2]]
+        for text in (b"hello, world\n", b"[1, 2", b"\0\0\0", b"7"):
+            with pytest.raises(CallerError, match=r"neither a picture|1 values"):
+                preprocess.to_tensor(text, kind, A, None)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

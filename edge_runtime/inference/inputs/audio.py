@@ -37,8 +37,8 @@ def from_recording(recording: Recording, spec: TensorSpec, declaration: InputDec
             f"the recording has {seconds:.1f} s, more than {limits.max_audio_seconds:g} (engine.max_audio_seconds)",
             Code.TOO_LARGE,
         )
-    mixed = _mixed(samples, declared.channels)
-    channels = [resample(mixed[:, i], recording.sample_rate, declared.sample_rate) for i in range(declared.channels)]
+    both = mixed(samples, declared.channels)
+    channels = [resample(both[:, i], recording.sample_rate, declared.sample_rate) for i in range(declared.channels)]
     return _windows(np.stack(channels, axis=1), spec, declaration, limits)
 
 
@@ -79,7 +79,8 @@ def _micro(samples: Floats, spec: TensorSpec, declaration: InputDeclaration) -> 
     return one_sample(quantize(normalize(values / microfrontend.LOG_SCALE, declaration), spec), spec)
 
 
-def _mixed(samples: NDArray[np.float32], channels: int) -> Floats:
+def mixed(samples: NDArray[Any], channels: int) -> Floats:
+    """Samples (n, found) as (n, channels): one is the mean of all, one alone is repeated; raises CallerError else."""
     found = samples.shape[1]
     if channels == 1:
         return np.asarray(samples.mean(axis=1, dtype=np.float64, keepdims=True))

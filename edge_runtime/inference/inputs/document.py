@@ -15,6 +15,7 @@ from edge_runtime.errors import CallerError, Code
 NPY_MAGIC = b"\x93NUMPY"
 JSON_TYPES = ("application/json", "text/json", "application/x-www-form-urlencoded")
 _SEPARATORS = (";", "\t", ",")
+_HEAD_BYTES = 4096
 _SHOWN = 40  # characters of a cell that go into a message
 
 
@@ -27,6 +28,16 @@ def npy_array(data: bytes) -> NDArray[Any]:
     if array.dtype.kind not in "iufb":
         raise CallerError(f"the .npy file must hold numbers, but holds {array.dtype}")
     return array
+
+
+def looks_like_table(data: bytes) -> bool:
+    """Whether bytes of no known type are lines of cells with numbers in them (and not JSON)."""
+    head = data[:_HEAD_BYTES].decode("utf-8-sig", "ignore")
+    lines = [line for line in head.splitlines() if line.strip()][:2]
+    if not lines or lines[0].lstrip()[:1] in ("[", "{", '"') or "\0" in head:
+        return False
+    cells = [cell for cell in re.split(r"[,;\s]+", lines[-1]) if cell]
+    return len(lines) + len(cells) > 2 and any(map(_is_number, cells))
 
 
 def csv_array(data: bytes, columns: Sequence[str] = ()) -> NDArray[np.float64]:
