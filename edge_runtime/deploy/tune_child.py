@@ -189,7 +189,11 @@ class Contest:
         wanted = self._job.config.kernels
         kinds: list[Kernels] = ["fast", "builtin"] if wanted == "auto" else [wanted]
         threads = self._job.config.threads or 1
-        usable = [kernels for kernels in kinds if not self._prove(kernels, threads)]
+        for kernels in kinds:
+            problem = self._prove(kernels, threads)
+            if problem:
+                self._unproven[kernels, 0] = problem  # whatever else is said of them
+        usable = [kernels for kernels in kinds if (kernels, 0) not in self._unproven]
         sessions = {kernels: self._sessions.get(kernels, threads, 1)[0] for kernels in usable}
         self._single_ms = _quickest_runs(sessions, inputs[0], _PROOF_SHARE / 2 * self._seconds)
         best = min(usable, key=lambda kernels: self._single_ms[kernels] * (1 + NOISE * (kernels != "fast")), default="")
