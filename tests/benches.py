@@ -20,12 +20,14 @@ from edge_runtime.deploy.trust import Policy, accept
 from edge_runtime.events import EventBus
 from edge_runtime.inference.loader import Loader
 from edge_runtime.inference.registry import Registry
+from edge_runtime.inference.residence import Residence
 from edge_runtime.inference.service import InferenceService, Sample
 from edge_runtime.system import state
 
 KEY = Ed25519PrivateKey.generate()
 TRUSTED = TrustedKey("ops", signing.keyid(KEY.public_key()), KEY.public_key())
 QUICK = DeployConfig(trial_seconds=0.02)
+ONE = EngineConfig(instances=1)
 
 
 def hurried() -> DeployConfig:
@@ -38,16 +40,27 @@ def hurried() -> DeployConfig:
 class Bench:
     """A deployer on a state folder; making another one on the same folder is a restart."""
 
-    def __init__(self, folder: Path, config: DeployConfig = QUICK, *, require_signature: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: DeployConfig = QUICK,
+        *,
+        require_signature: bool = False,
+        engine: EngineConfig = ONE,
+        pinned: frozenset[str] = frozenset(),
+    ) -> None:
         self.folder = folder
         self.bus, self.registry = EventBus(), Registry()
         self.heard: list[events.Deployment] = []
         self.bus.subscribe(events.Deployment, self.heard.append)
         self.store = Store(state.connect(folder / state.FILE_NAME), folder)
-        loader = Loader(EngineConfig(instances=1))
+        loader = Loader(engine)
+        self.residence = Residence(engine, pinned)
         probe = Probe(config, EngineConfig(), loader.engine.name, self.store)
         policy = Policy(require_signature, (TRUSTED,))
-        self.deployer = Deployer(config, lambda: policy, self.store, probe, loader, self.registry, self.bus)
+        self.deployer = Deployer(
+            *(config, lambda: policy, self.store, probe, loader, self.registry, self.bus, self.residence)
+        )
         self.service = InferenceService(self.registry, self.bus, EngineConfig())
 
     async def push(self, data: bytes, *, force: bool = False) -> Progress:

@@ -19,6 +19,7 @@ from edge_runtime.inference.loader import Loader
 from edge_runtime.inference.registry import Registry, ServedVersion
 from edge_runtime.inference.residence import Residence
 from edge_runtime.inference.runner import Runner
+from edge_runtime.system import memory
 
 log = logging.getLogger(__name__)
 
@@ -223,6 +224,7 @@ class Repository:
             await asyncio.to_thread(self._store.note_unloaded, model, unloaded=True)
             for served in self._served(model):
                 self.residence.dismiss(served, _UNLOADED.format(model))
+        await asyncio.to_thread(memory.give_back)
         self._bus.publish(events.ModelsChanged())
 
     def _check_known(self, model: str) -> None:

@@ -20,6 +20,7 @@ class ServedVersion:
     """One version that is served. It is closed when it has been retired and its last lease has ended.
 
     Attributes:
+        leases: who uses it; `holds` of them do not end with an answer.
         last_used: time.perf_counter() of its last request; 0 before the first.
         previous: it is not the active version, but the one behind it.
         sessions: how many it had in memory, or will have.
@@ -38,6 +39,7 @@ class ServedVersion:
     tuning: Tuning | None = None
     objective: Objective = "throughput"
     leases: int = 0
+    holds: int = 0
     retired: bool = False
     last_used: float = 0.0
     previous: bool = False
@@ -61,9 +63,11 @@ class ServedVersion:
     def held(self) -> Iterator[None]:
         """Keep it open, and in memory if it is there."""
         self.leases += 1
+        self.holds += 1
         try:
             yield
         finally:
+            self.holds -= 1
             self.release()
 
     def replace_runner(self, runner: Runner, *, resident: bool) -> None:
@@ -71,6 +75,17 @@ class ServedVersion:
         self._leaving.append(self.runner)
         self.runner, self.resident, self._ending = runner, resident, True
         self._end_if_unused()
+
+    @property
+    def drained(self) -> bool:
+        """Whether no call is in a runner that was replaced."""
+        return not any(runner.busy or runner.waiting for runner in self._leaving)
+
+    def close_replaced(self) -> None:
+        """Close the runners that were replaced, although there are leases: `drained` must have lasted a turn."""
+        for runner in self._leaving:
+            runner.close()
+        self._leaving.clear()
 
     def retire(self) -> None:
         """Close as soon as nobody uses it."""
@@ -89,9 +104,7 @@ class ServedVersion:
         if self.retired:
             self._leaving.append(self.runner)
             self.resident = False
-        for runner in self._leaving:
-            runner.close()
-        self._leaving.clear()
+        self.close_replaced()
         self._ending = self.retired
 
 

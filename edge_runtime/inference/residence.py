@@ -28,6 +28,8 @@ Open = Callable[[ServedVersion], Awaitable[Runner]]
 
 # How long a load waits for models that are in use; and how often it looks whether they still are.
 _ROOM_SECONDS = 5.0
+# After that a model that is never idle goes, too: another one waits for its turn.
+_PATIENCE_SECONDS = 0.5
 _LOOK_SECONDS = 0.02
 # A model that could not be loaded is not tried again for every request.
 _RETRY_SECONDS = 30.0
@@ -251,39 +253,52 @@ class Residence:
         self._other_bytes -= reserved
 
     async def _make_room(self, needed: int) -> None:
-        latest = time.monotonic() + (_ROOM_SECONDS if needed <= self.budget_bytes else 0)
-        evicted = False
+        started, evicted = time.monotonic(), False
         while not self.fits(needed):
-            victim = self._victim() if needed <= self.budget_bytes else None
-            if victim is not None:
-                self._evict(victim)
-                evicted = True
-            elif time.monotonic() > latest:
+            waited = time.monotonic() - started
+            if needed > self.budget_bytes or waited > _ROOM_SECONDS:
                 raise CallerError(
                     f"no room in memory: {needed} bytes are needed, {self.loaded_bytes} of {self.budget_bytes} are "
                     "taken by models that are in use; try again later, or raise engine.memory_budget_bytes",
                     Code.OVERLOADED,
                 )
-            else:
+            victim = self._victim(although_busy=waited > _PATIENCE_SECONDS)
+            if victim is None:
                 await asyncio.sleep(_LOOK_SECONDS)
+            else:
+                await self._evict(victim)
+                evicted = True
         if evicted:
             await asyncio.to_thread(memory.give_back)
 
-    def _victim(self) -> ServedVersion | None:
+    def _victim(self, *, although_busy: bool) -> ServedVersion | None:
         """The one to go: the previous version of a model before an active one, then the least recently used."""
         youngest = time.monotonic() - self._config.memory_min_resident_seconds
-        idle = [
+        may_go = [
             served
             for served, since in self._present.items()
-            if not (served.leases or served.runner.busy or served.name in self._pinned or since > youngest)
+            if not (served.holds or served.name in self._pinned or since > youngest)
+            and (although_busy or not (served.leases or served.runner.busy))
         ]
-        return min(idle, key=lambda served: (not served.previous, served.last_used), default=None)
+        return min(may_go, key=lambda served: (not served.previous, served.last_used), default=None)
 
-    def _evict(self, served: ServedVersion) -> None:
+    async def _evict(self, served: ServedVersion) -> None:
+        """Unload it once the calls in it are answered; new ones wait until it is loaded again."""
         log.info("unloaded %s %s: memory budget", served.name, served.version)
-        self.dismiss(served)
         self.evictions += 1
         self._evicted[served] = time.monotonic()
+        size, latest = _bytes(served), time.monotonic() + _ROOM_SECONDS
+        self.dismiss(served)
+        self._other_bytes += size
+        try:
+            looks = 0 if served.leases else 2
+            while looks < 2 and time.monotonic() < latest:  # at the second look whoever was about to enter is inside
+                await asyncio.sleep(_LOOK_SECONDS)
+                looks = looks + 1 if served.drained else 0
+            if looks >= 2:
+                served.close_replaced()
+        finally:
+            self._other_bytes -= size
 
     def _complain_of_thrashing(self, served: ServedVersion) -> None:
         now, went = time.monotonic(), self._evicted.pop(served, -math.inf)
