@@ -75,14 +75,14 @@ class Daemon:
 
         self._bus = EventBus()
         self._registry = Registry()
-        self._service = InferenceService(self._registry, self._bus, config.engine)
+        self._residence = Residence(config.engine, frozenset(model.name for model in config.model if model.pin))
+        self._service = InferenceService(self._registry, self._bus, config.engine, self._residence)
         self._service.report_tensor_requests = config.mqtt.publish_tensor_requests
         self._store = Store(connection, state_dir)
         tuner = Tuner(config.deploy, config.engine, config.model, self._store)
         loader = Loader(config.engine, config.model, tuner.known)
         self._engine = f"{loader.engine.name} {loader.engine.version}"
         probe = Probe(config.deploy, config.engine, loader.engine.name, self._store)
-        self._residence = Residence(config.engine, frozenset(model.name for model in config.model if model.pin))
         self._deployer = Deployer(
             *(config.deploy, self._policy, self._store, probe, loader, self._registry, self._bus, self._residence),
             tuner=tuner,

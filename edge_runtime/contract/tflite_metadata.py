@@ -22,13 +22,14 @@ from edge_runtime.contract.bundle import MAX_LABELS_BYTES
 from edge_runtime.contract.input_metadata import read_input
 from edge_runtime.contract.inputs import InputDeclaration
 from edge_runtime.contract.outputs import BoxDeclaration, BoxFormat, BoxRole, OutputDeclaration, ScoreCalibration
+from edge_runtime.contract.states import State
 
 _NAME = b"TFLITE_METADATA"
-_MODEL_OPERATORS, _MODEL_BUFFERS, _MODEL_METADATA = 1, 4, 6  # tflite.Model
+_MODEL_OPERATORS, _MODEL_SUBGRAPHS, _MODEL_BUFFERS, _MODEL_METADATA = 1, 2, 4, 6  # tflite.Model
 _OLD_CODE, _NEW_CODE = 0, 3  # tflite.OperatorCode.deprecated_builtin_code, .builtin_code
-_MODEL_SUBGRAPHS = 2  # tflite.Model
-_SUBGRAPH_TENSORS, _TENSOR_IS_VARIABLE = 0, 5  # tflite.SubGraph, tflite.Tensor
-_RESOURCE_VARIABLES = {142, 143, 144}  # tflite.BuiltinOperator VAR_HANDLE, READ_VARIABLE, ASSIGN_VARIABLE
+_CALL_ONCE, _ASSIGN_VARIABLE = 129, 144  # tflite.BuiltinOperator
+_OPCODE, _OPTIONS = 0, 4  # tflite.Operator.opcode_index, .builtin_options
+_IS_VARIABLE = 5  # tflite.Tensor
 _CONTROL_FLOW = {31, 118, 119, 129}  # tflite.BuiltinOperator CALL, IF, WHILE, CALL_ONCE
 _METADATA_NAME, _METADATA_BUFFER = 0, 1  # tflite.Metadata
 _BUFFER_DATA = 0  # tflite.Buffer
@@ -113,18 +114,34 @@ def has_control_flow(content: bytes) -> bool:
         return True
 
 
-def keeps_state(content: bytes) -> bool:
-    """Whether a run may depend on the run before, for there are variables; True if it cannot be told."""
+def state(content: bytes) -> State:
+    """What a model keeps between two runs; "resources", the more that may be, if it cannot be told.
+
+    Source: tflite's schema, Tensor.is_variable and ASSIGN_VARIABLE; what CALL_ONCE's subgraph assigns is a beginning.
+    """
     try:
-        root = flatbuffer.root(content)
-        operators = flatbuffer.tables(root, _MODEL_OPERATORS)
-        graphs = flatbuffer.tables(root, _MODEL_SUBGRAPHS)
-        tensors = (tensor for graph in graphs for tensor in flatbuffer.tables(graph, _SUBGRAPH_TENSORS))
-        return any(_operator(code) in _RESOURCE_VARIABLES for code in operators) or any(
-            flatbuffer.scalar(tensor, _TENSOR_IS_VARIABLE, number.BoolFlags) for tensor in tensors
+        model = flatbuffer.root(content)
+        codes = [_operator(code) for code in flatbuffer.tables(model, _MODEL_OPERATORS)]
+        subgraphs = flatbuffer.tables(model, _MODEL_SUBGRAPHS)
+        used = [
+            [(codes[flatbuffer.scalar(op, _OPCODE, number.Uint32Flags)], op) for op in flatbuffer.tables(graph, 3)]
+            for graph in subgraphs
+        ]
+        first = {
+            flatbuffer.scalar(options, 0, number.Int32Flags)
+            for operators in used
+            for code, op in operators
+            if code == _CALL_ONCE and (options := flatbuffer.table(op, _OPTIONS)) is not None
+        }
+        assigned = any(
+            code == _ASSIGN_VARIABLE for i, operators in enumerate(used) if i not in first for code, _ in operators
         )
+        if assigned:
+            return "resources"
+        tensors = (tensor for graph in subgraphs for tensor in flatbuffer.tables(graph, 0))
+        return "variables" if any(flatbuffer.scalar(t, _IS_VARIABLE, number.BoolFlags) for t in tensors) else "none"
     except _PARSE_ERRORS:
-        return True
+        return "resources"
 
 
 def _operator(code: Table) -> int:

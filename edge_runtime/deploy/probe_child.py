@@ -8,9 +8,10 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,10 +30,12 @@ from edge_runtime.errors import ContentError, EdgeError
 from edge_runtime.inference import engine as engines
 from edge_runtime.inference import postprocess, preprocess
 from edge_runtime.inference.description import Description, is_detection, undeclared_input, with_full_range
-from edge_runtime.inference.engine import Kernels, Session
+from edge_runtime.inference.engine import Engine, Kernels, Session
 from edge_runtime.inference.neutral import neutral_inputs
 from edge_runtime.inference.postprocess import Question
+from edge_runtime.system import memory
 
+_ENGINE_DOES_NOT_COUNT_BYTES = 64 * 1024 * 1024
 _LOG_LIMIT_BYTES = 1024 * 1024
 _TIMED_RUNS = 5
 _TIMED_SECONDS = 2.0
@@ -80,8 +83,7 @@ def examine(job: Job) -> Description:
     reasons: list[tuple[Kernels, str]] = []
     for kernels in choices:
         try:
-            before = _resident_bytes()
-            session = engine.open(Path(job.model), kernels, job.threads)
+            session, memory_bytes = _measured(partial(_open, engine, job, kernels))
             outputs, latency_ms = _smoke(session)
             description = describe(
                 manifest, session, outputs, Path(job.model), Path(job.labels) if job.labels else None
@@ -98,9 +100,10 @@ def examine(job: Job) -> Description:
             engine_version=engine.version,
             kernels=kernels,
             latency_ms=round(latency_ms, 4),
-            memory_bytes=max(0, _resident_bytes() - before),
+            memory_bytes=memory_bytes,
             sample_bytes=session.sample_bytes,
             control_flow=tflite_metadata.has_control_flow(Path(job.model).read_bytes()),
+            state=tflite_metadata.state(Path(job.model).read_bytes()),
         )
     raise ContentError(_summary(reasons))
 
@@ -116,8 +119,29 @@ def _kernels(name: str) -> Kernels:
     return "builtin" if name == "builtin" else "fast"
 
 
-def _resident_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _open(engine: Engine, job: Job, kernels: Kernels) -> Session:
+    state = tflite_metadata.state(Path(job.model).read_bytes())
+    session = engine.open(Path(job.model), kernels, job.threads, state)
+    session.run(neutral_inputs(session.inputs))
+    memory.release_file_pages(Path(job.model))
+    return session
+
+
+def _measured(opened: Callable[[], Session]) -> tuple[Session, int]:
+    """A session that has run, and how many bytes one more of it adds to the resident memory.
+
+    The first one also brings in what belongs to the engine. Where it is so large that this does not count, a second
+    one is not tried: the limit of the address space is for one.
+    """
+    before = memory.resident_bytes()
+    session = opened()
+    first = memory.resident_bytes()
+    if first - before > _ENGINE_DOES_NOT_COUNT_BYTES:
+        return session, first - before
+    another = opened()
+    added = memory.resident_bytes() - first
+    del another
+    return session, max(0, added)
 
 
 def _smoke(session: Session) -> tuple[dict[str, NDArray[Any]], float]:

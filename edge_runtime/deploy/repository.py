@@ -174,6 +174,7 @@ class Repository:
                 await self._give_up(served, error)
             raise
         served.description, served.admission = new.description, new.admission
+        served.open_session = new.open_session
         served.placement, served.setup, served.tuning = new.placement, new.setup, new.tuning
         if self._registry.serves(served.name, served.digest):
             self.well(served.name)

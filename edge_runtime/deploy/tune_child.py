@@ -251,7 +251,7 @@ class Contest:
             "not all tensors have a first dimension for samples and are fixed in the others": not batches.stackable(
                 description.inputs, description.outputs
             ),
-            "the model keeps state": tflite_metadata.keeps_state(model),
+            "the model keeps state": tflite_metadata.state(model) != "none",
             "the model has control flow": tflite_metadata.has_control_flow(model),
             "no kernels could be used": not self._single_ms,
             f"{quickest:.3g} ms for one sample is too slow to prove them within tune_seconds": (

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from edge_runtime.contract import strict
 from edge_runtime.contract.inputs import InputDeclaration, picture_shape
 from edge_runtime.contract.manifest import OutputDeclaration, Task
+from edge_runtime.contract.states import State
 from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.inference.engine import Kernels
 
@@ -24,6 +25,7 @@ class Description:
         labels: class names in the order of the output; empty where there are none.
         latency_ms: median of a few runs in the probe, in milliseconds, one thread.
         sample_bytes: of all tensors of the model together, for one sample: no batch needs more than that for each.
+        state: what it keeps between two runs.
         control_flow: it has loops or branches, so that its running time depends on what it is given.
         output: how the answer is read, by manifest and metadata together; None: the manifest's is all there is.
         memory_bytes: what one loaded session added to the probe's resident memory.
@@ -41,6 +43,7 @@ class Description:
     memory_bytes: int = 0
     sample_bytes: int = 0
     control_flow: bool = False
+    state: State = "variables"
     output: OutputDeclaration | None = None
 
     def to_json(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
+from edge_runtime.contract.states import State
 from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.errors import DeviceError
 
@@ -42,6 +43,18 @@ class Session(Protocol):
         ...
 
 
+class StatefulSession(Session, Protocol):
+    """A session of a model that may keep state between runs. What `run` answers does not depend on it."""
+
+    def step(self, tensors: Mapping[str, NDArray[Any]], *, fresh: bool) -> dict[str, NDArray[Any]]:
+        """As `run`, but from the state that the last step left, unless `fresh`.
+
+        Raises:
+            ContentError: the model failed, or the state is lost; only a fresh step can follow.
+        """
+        ...
+
+
 class Engine(Protocol):
     """A runtime that opens models."""
 
@@ -55,8 +68,8 @@ class Engine(Protocol):
         """Version of the package that it came in."""
         ...
 
-    def open(self, model: Path, kernels: Kernels, threads: int) -> Session:
-        """Load a model file. Raises ContentError where the engine refuses it."""
+    def open(self, model: Path, kernels: Kernels, threads: int, state: State = "variables") -> StatefulSession:
+        """Load a model file that keeps this kind of state. Raises ContentError where the engine refuses it."""
         ...
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.contract.states import State
 from edge_runtime.contract.tensors import DATATYPES, NUMPY_NAMES, Datatype, TensorSpec
 from edge_runtime.errors import ContentError
 from edge_runtime.inference.engine import Kernels
@@ -29,20 +30,23 @@ class InterpreterEngine:
     interpreter: Callable[..., Any]
     resolvers: Mapping[Kernels, Any]
 
-    def open(self, model: Path, kernels: Kernels, threads: int) -> "InterpreterSession":
+    def open(self, model: Path, kernels: Kernels, threads: int, state: State = "variables") -> "InterpreterSession":
         """See `engine.Engine.open`."""
 
         def make(path: Path) -> Any:
             resolver = self.resolvers[kernels]
             return self.interpreter(model_path=str(path), num_threads=threads, experimental_op_resolver_type=resolver)
 
-        return InterpreterSession(model, make)
+        return InterpreterSession(model, make, state)
 
 
 class InterpreterSession:
-    """One interpreter with its tensors allocated. Implements `engine.Session`."""
+    """One interpreter with its tensors allocated. Implements `engine.StatefulSession`."""
 
-    def __init__(self, model: Path, make: MakeInterpreter) -> None:
+    def __init__(self, model: Path, make: MakeInterpreter, state: State = "variables") -> None:
+        self._state = state
+        self._renew: Callable[[], Any] = lambda: make(model)
+        self._used = False
         try:
             self._interpreter = make(model)
             self._interpreter.allocate_tensors()
@@ -63,22 +67,44 @@ class InterpreterSession:
         self._shapes = {
             spec.name: tuple(int(n) for n in d["shape"]) for spec, d in zip(self.inputs, inputs, strict=True)
         }
+        self._opened_shapes = dict(self._shapes)
 
     def run(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See `engine.Session.run`. Inputs whose open dimensions changed are resized first."""
         try:
+            # A model that keeps state must not answer one caller with what it remembers of another.
+            if self._state != "none":
+                self._forget()
             for name, value in tensors.items():
                 if value.shape != self._shapes[name]:
                     self._resize(tensors)
                     break
-            # A recurrent model must not answer one caller with what it remembers of another.
-            self._interpreter.reset_all_variables()
             for name, value in tensors.items():
                 self._interpreter.set_tensor(self._input_index[name], value)
             self._interpreter.invoke()
             return {name: np.asarray(self._interpreter.get_tensor(i)) for name, i in self._output_index.items()}
         except _ENGINE_ERRORS as error:
             raise ContentError(f"the model failed to run: {_first_line(error)}") from error
+
+    def step(self, tensors: Mapping[str, NDArray[Any]], *, fresh: bool) -> dict[str, NDArray[Any]]:
+        """See `engine.StatefulSession.step`."""
+        if fresh:
+            return self.run(tensors)
+        kept, self._state = self._state, "none"  # for this one run there is nothing to forget
+        try:
+            return self.run(tensors)
+        finally:
+            self._state = kept
+
+    def _forget(self) -> None:
+        """Begin anew. Resource variables outlive reset_all_variables() and allocate_tensors(), but no interpreter."""
+        if self._state == "variables":
+            self._interpreter.reset_all_variables()
+        elif self._used:
+            self._interpreter = self._renew()
+            self._interpreter.allocate_tensors()
+            self._shapes = dict(self._opened_shapes)
+        self._used = True
 
     def _resize(self, tensors: Mapping[str, NDArray[Any]]) -> None:
         changed = {name: value.shape for name, value in tensors.items() if value.shape != self._shapes[name]}

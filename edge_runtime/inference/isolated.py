@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edge_runtime.config import EngineConfig
+from edge_runtime.contract.states import State
 from edge_runtime.errors import Code, ContentError
 from edge_runtime.inference.crash_history import CrashHistory
 from edge_runtime.inference.engine import Engine, Kernels
@@ -26,9 +27,9 @@ class IsolatedEngine:
         self.history = CrashHistory(config.isolated_max_crashes, config.isolated_crash_window_seconds)
         self._config = config
 
-    def open(self, model: Path, kernels: Kernels, threads: int) -> "IsolatedSession":
+    def open(self, model: Path, kernels: Kernels, threads: int, state: State = "variables") -> "IsolatedSession":
         """See `engine.Engine.open`."""
-        job = Job(str(model.absolute()), self.name, kernels, threads, self._config.isolated_memory_bytes)
+        job = Job(str(model.absolute()), self.name, kernels, threads, self._config.isolated_memory_bytes, state)
         return IsolatedSession(job, self._config, self.history)
 
 
@@ -41,6 +42,7 @@ class IsolatedSession:
         self._history = history
         worker = self._start()
         self._worker: WorkerProcess | None = worker
+        self._remembers: WorkerProcess | None = None
         try:
             worker.ready()
         except WorkerLostError as lost:
@@ -71,6 +73,22 @@ class IsolatedSession:
                 self._replace(lost)
                 if not lost.unheard:
                     raise lost.error from lost
+
+    def step(self, tensors: Mapping[str, NDArray[Any]], *, fresh: bool) -> dict[str, NDArray[Any]]:
+        """See `engine.StatefulSession.step`; the state is lost with its worker."""
+        outputs = self.run(tensors) if fresh else self._go_on(tensors)
+        self._remembers = self._worker
+        return outputs
+
+    def _go_on(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        worker = self._worker
+        if worker is None or worker is not self._remembers:
+            raise ContentError("the state of this sequence is lost, for its worker process has ended")
+        try:
+            return worker.run(tensors, goes_on=True)
+        except WorkerLostError as lost:
+            self._replace(lost)
+            raise lost.error from lost
 
     def close(self) -> None:
         """End the worker."""

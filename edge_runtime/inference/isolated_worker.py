@@ -18,7 +18,7 @@ from edge_runtime.contract import strict
 from edge_runtime.errors import DeviceError, EdgeError
 from edge_runtime.inference import engine as engines
 from edge_runtime.inference import messages
-from edge_runtime.inference.engine import Session
+from edge_runtime.inference.engine import StatefulSession
 from edge_runtime.inference.shared_memory import Placed, Region, needed, place
 from edge_runtime.inference.worker_process import KEPT_BYTES, LOG_MAX_BYTES, Job
 from edge_runtime.system import memory
@@ -71,9 +71,9 @@ def _limit_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _open(connection: socket.socket, job: Job) -> Session | None:
+def _open(connection: socket.socket, job: Job) -> StatefulSession | None:
     try:
-        session = engines.choose(job.engine).open(Path(job.model), job.kernels, job.threads)
+        session = engines.choose(job.engine).open(Path(job.model), job.kernels, job.threads, job.state)
     except EdgeError as error:
         messages.send(connection, {"error": str(error), "device": isinstance(error, DeviceError)})
         return None
@@ -90,7 +90,7 @@ def _open(connection: socket.socket, job: Job) -> Session | None:
 class _Desk:
     """One request at a time: inputs are read where they lie, outputs are put where the daemon reads them."""
 
-    def __init__(self, connection: socket.socket, session: Session) -> None:
+    def __init__(self, connection: socket.socket, session: StatefulSession) -> None:
         self._connection = connection
         self._session = session
         self._inputs: Region | None = None
@@ -102,11 +102,12 @@ class _Desk:
             request, descriptor = messages.receive(self._connection)
             if descriptor is not None:
                 self._inputs = _mapped(descriptor, request["size"])
-            self._answer([Placed.read(plain) for plain in request["inputs"]])
+            self._answer([Placed.read(plain) for plain in request["inputs"]], goes_on=request["goes_on"])
 
-    def _answer(self, inputs: list[Placed]) -> None:
+    def _answer(self, inputs: list[Placed], *, goes_on: bool) -> None:
         try:
-            outputs = self._session.run(dict(self._inputs.read(inputs)) if self._inputs else {})
+            tensors = dict(self._inputs.read(inputs)) if self._inputs else {}
+            outputs = self._session.step(tensors, fresh=not goes_on)
         except EdgeError as error:
             messages.send(self._connection, {"error": str(error)})
         except Exception as error:  # noqa: BLE001 - one request failed, whatever it was; the next one may not

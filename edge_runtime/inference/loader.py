@@ -53,12 +53,13 @@ class Loader:
         config = self.config(manifest)
         engine, placement = self._place(config, signed=signed)
         tuning, setup = self._tunings(manifest, description), self.setup(manifest, description, signed=signed)
-        sessions = [engine.open(model, setup.kernels, setup.threads) for _ in range(setup.instances)]
+        sessions = [engine.open(model, setup.kernels, setup.threads, description.state) for _ in range(setup.instances)]
         memory.release_file_pages(model)
         runner = setups.make_runner(sessions, setup, description, config.queue_max_requests)
         admission = Admission(description, config)
         served = ServedVersion(manifest, manifest.digest(), description, runner, admission, placement)
         served.setup, served.tuning, served.objective = setup, tuning, config.objective
+        served.open_session = lambda: engine.open(model, setup.kernels, setup.threads, description.state)
         return served
 
     def _place(self, config: EngineConfig, *, signed: bool) -> tuple[Engine, Placement]:

@@ -1,6 +1,6 @@
 """What is served: the active version of each model and the warm one behind it. Leases and atomic swaps."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -8,6 +8,7 @@ from edge_runtime.contract.manifest import Manifest
 from edge_runtime.errors import CallerError, Code
 from edge_runtime.inference.admission import Admission
 from edge_runtime.inference.description import Description
+from edge_runtime.inference.engine import StatefulSession
 from edge_runtime.inference.placement import Placement
 from edge_runtime.inference.runner import Runner
 from edge_runtime.inference.setup import Setup
@@ -22,6 +23,7 @@ class ServedVersion:
     Attributes:
         leases: who uses it; `holds` of them do not end with an answer.
         last_used: time.perf_counter() of its last request; 0 before the first.
+        open_session: one more, for a caller that is to be alone in it; blocking.
         previous: it is not the active version, but the one behind it.
         sessions: how many it had in memory, or will have.
         resident: its sessions are in memory; else its runner is one that brings them back, or says why not.
@@ -43,6 +45,7 @@ class ServedVersion:
     retired: bool = False
     last_used: float = 0.0
     previous: bool = False
+    open_session: Callable[[], StatefulSession] | None = None
     sessions: int = 1
     resident: bool = True
     unavailable: str = ""
@@ -58,6 +61,15 @@ class ServedVersion:
     def version(self) -> str:
         """The version's name."""
         return self.manifest.version
+
+    @contextmanager
+    def leased(self) -> Iterator["ServedVersion"]:
+        """One use of it."""
+        self.leases += 1
+        try:
+            yield self
+        finally:
+            self.release()
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -20,7 +20,9 @@ from edge_runtime.inference.call import Call
 from edge_runtime.inference.inputs.limits import Limits, Windows
 from edge_runtime.inference.postprocess import Question
 from edge_runtime.inference.registry import Registry, ServedVersion
+from edge_runtime.inference.residence import Residence
 from edge_runtime.inference.runner import Tensors
+from edge_runtime.inference.sequences import Sequences
 from edge_runtime.inference.workers import ON_LOOP_BYTES, Workers
 
 _NEVER_SMALL = ON_LOOP_BYTES + 1  # a picture or a recording of few bytes may be much work
@@ -63,7 +65,9 @@ class Answer:
 class InferenceService:
     """Leases a version, checks tensors against its specs, runs it within a deadline, counts, and tells the bus."""
 
-    def __init__(self, registry: Registry, bus: EventBus, config: EngineConfig) -> None:
+    def __init__(
+        self, registry: Registry, bus: EventBus, config: EngineConfig, residence: Residence | None = None
+    ) -> None:
         self._registry = registry
         self._bus = bus
         self._config = config
@@ -71,6 +75,7 @@ class InferenceService:
         self.in_flight = 0
         self._idle = asyncio.Event()
         self.workers = Workers(config.queue_max_requests)
+        self.sequences = Sequences(registry, residence or Residence(config), config)
         # Set by whoever reports tensor requests, too: reading an answer out of them costs time.
         self.report_tensor_requests = False
 
@@ -85,13 +90,21 @@ class InferenceService:
             DeviceError: the box is stopping.
         """
         call = call or Call()
-        with self._registry.lease(model, version) as served:
+        with self._lease(model, version, call) as served:
             at_once = self.infer_now(served, tensors, call)
             if at_once is not None:
                 return at_once
             with self._counted(served, call) as started:
                 outputs = await self._run(served, tensors, call)
                 return self._inference(served, tensors, outputs, call, started)
+
+    def _lease(self, model: str, version: str | None, call: Call) -> contextlib.AbstractContextManager[ServedVersion]:
+        """The version that is asked for; a sequence goes on with the one that it began with."""
+        if call.sequence is not None:
+            begun = self.sequences.version(model, version, call.sequence)
+            if begun is not None:
+                return begun.leased()
+        return self._registry.lease(model, version)
 
     def infer_now(self, served: ServedVersion, tensors: Tensors, call: Call) -> Inference | None:
         """What `infer` gives, without waiting; None, and nothing is counted, where `infer` must be awaited."""
@@ -125,7 +138,7 @@ class InferenceService:
     ) -> Answer:
         """Pre-process a sample, run the model, read the answer, and tell the bus. Raises as `infer` does."""
         call = call or Call(source="http")
-        with self._registry.lease(model, version) as served, self._counted(served, call) as started:
+        with self._lease(model, version, call) as served, self._counted(served, call) as started:
             windows = await self._prepare(served, sample)
             call.pre_seconds = time.perf_counter() - started
             outputs = await self._run_windows(served, windows, call)
@@ -133,7 +146,8 @@ class InferenceService:
             return await self._answer(served, outputs, windows, view, call, started)
 
     def close(self) -> None:
-        """End the workers."""
+        """End sequences and workers."""
+        self.sequences.close()
         self.workers.close()
 
     def refuse_new_work(self) -> None:
@@ -198,6 +212,8 @@ class InferenceService:
         served.admission.check(tensors)
         latest = time.monotonic() + self._config.request_timeout_seconds
         call.deadline = latest if call.deadline is None else min(call.deadline, latest)
+        if call.sequence is not None and served.description.state != "none":
+            return await self.sequences.run(served, tensors, call, call.sequence)
         started = time.perf_counter()
         outputs = served.runner.run_now(tensors)
         if outputs is None:

@@ -117,7 +117,7 @@ def _batched(kernels: Kernels, instances: int, config: EngineConfig) -> list[Set
 def make_runner(sessions: Sequence[Session], setup: Setup, description: Description, max_waiting: int) -> Runner:
     """What runs calls in these sessions as the setup says."""
     pool = Pool(sessions, max_waiting=max_waiting, inline_bytes=input_bytes(description) if setup.inline else 0)
-    if setup.batch > 1:
+    if setup.batch > 1 and description.state == "none":  # what shares a run would share its state, too
         return Batcher(pool, rows=setup.batch, delay_seconds=setup.delay_ms / 1000, max_waiting=max_waiting)
     # What the engine takes one by one is split up; what leaves its first dimension open takes a batch as it is.
     return Splitter(pool, 1) if batches.holds_one_sample(description.inputs) else pool

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.contract import strict
 from edge_runtime.contract.errors import ContractError
+from edge_runtime.contract.states import State
 from edge_runtime.contract.tensors import NUMPY_NAMES, TensorSpec
 from edge_runtime.errors import Code, ContentError, DeviceError
 from edge_runtime.inference import messages
@@ -48,6 +49,7 @@ class Job:
     kernels: Kernels
     threads: int
     memory_bytes: int
+    state: State = "variables"
 
 
 class WorkerLostError(Exception):
@@ -119,8 +121,8 @@ class WorkerProcess:
         self._dtypes = {spec.name: np.dtype(NUMPY_NAMES[spec.datatype]).str for spec in self.outputs}
         self._is_ready = True
 
-    def run(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """See `engine.Session.run`.
+    def run(self, tensors: Mapping[str, NDArray[Any]], *, goes_on: bool = False) -> dict[str, NDArray[Any]]:
+        """See `engine.Session.run`, and `engine.StatefulSession.step` for a run that `goes_on`.
 
         Raises:
             ContentError: the model failed; the worker lives on.
@@ -129,7 +131,7 @@ class WorkerProcess:
         """
         if self._process.poll() is not None:
             raise self._lost("between two requests", unheard=True)
-        self._ask(tensors)
+        self._ask(tensors, goes_on=goes_on)
         deadline = time.monotonic() + self._max_seconds
         answer = self._hear(deadline, "while it ran")
         if "room" in answer:
@@ -142,12 +144,12 @@ class WorkerProcess:
         except (KeyError, TypeError, ValueError) as error:
             raise self._nonsense(error) from error
 
-    def _ask(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+    def _ask(self, tensors: Mapping[str, NDArray[Any]], *, goes_on: bool) -> None:
         placed = place(tensors)
         kept = self._fitting(needed(tensor for tensor, _ in placed))
         new, self._requests = kept is not self._requests, kept
         kept.write(placed)
-        request: dict[str, Any] = {"inputs": [tensor for tensor, _ in placed]}
+        request: dict[str, Any] = {"inputs": [tensor for tensor, _ in placed], "goes_on": goes_on}
         self._say(request | {"size": kept.size} if new else request, kept if new else None)
 
     def _fitting(self, size: int) -> Region:
