@@ -23,11 +23,12 @@ coverage: $(VENV)/.installed
 	$(BIN)/python -m pytest --cov --cov-config=.coveragerc-all --cov-report=term:skip-covered --cov-fail-under=90
 
 # The same engine tests under tflite-runtime 2.14, and HTTP with what 32-bit ARM has: no msgspec, uvloop or httptools.
+# The clients of other projects, which `test-main` requires, are not installed beside it.
 test-tflite-runtime: $(if $(PYTHON_TFLITE),$(VENV_TFLITE)/.installed)
 ifeq ($(PYTHON_TFLITE),)
 	@echo "skipped: the engine tests under tflite-runtime need python3.11 on the PATH (its last wheels are for 3.11)"
 else
-	$(VENV_TFLITE)/bin/python -m pytest -p no:cacheprovider tests/inference tests/transports/http
+	EDGE_RUNTIME_REQUIRE_PEERS= $(VENV_TFLITE)/bin/python -m pytest -p no:cacheprovider tests/inference tests/transports/http
 endif
 
 lint: $(VENV)/.installed

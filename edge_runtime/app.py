@@ -337,7 +337,16 @@ class Daemon:
         }
 
     def _index(self) -> dict[str, Any]:
-        links = ["/v2", "/models", "/models/{model}/predict", "/uploads", "/healthz", "/metrics"]
+        links = [
+            "/v2",
+            "/v1",
+            "/models",
+            "/models/{model}/predict",
+            "/uploads",
+            "/healthz",
+            "/metrics",
+            "/openapi.json",
+        ]
         return {"device": self._config.device.name, "version": __version__, "paths": links}
 
     def _gauges(self) -> Iterator[tuple[str, str, float]]:

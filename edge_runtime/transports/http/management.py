@@ -68,6 +68,7 @@ class Management:
             _Endpoint("/", self._index),
             _Endpoint("/healthz", self._healthz),
             _Endpoint("/metrics", self._render_metrics),
+            _Endpoint("/openapi.json", self._openapi),
             _Endpoint("/models", self._models),
             _Endpoint("/models/{model}", self._remove, methods=["DELETE"]),
             _Endpoint("/models/{model}/rollback", self._rollback, methods=["POST"]),
@@ -98,6 +99,11 @@ class Management:
 
     async def _render_metrics(self, _: Request) -> Response:
         return Response(self._metrics.render(), media_type=_METRICS_TYPE)
+
+    async def _openapi(self, _: Request) -> Response:
+        from edge_runtime.transports.http import openapi  # noqa: PLC0415 - most boxes are never asked for it
+
+        return _json(openapi.document())
 
     async def _models(self, _: Request) -> Response:
         return _json({"models": self._views.models()})
