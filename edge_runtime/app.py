@@ -91,11 +91,13 @@ class Daemon:
         self._tune_runs = TuneRuns(tuner, self._deployer.repository, self._registry, tasks)
         self._tuning: asyncio.Task[None] | None = None
 
-        self._data_plane = DataPlane(self._service, self._registry, config.http)
+        self._data_plane = DataPlane(self._service, self._registry, config.http, self._deployer.repository)
         direct = Direct(self._registry, self._service)
         self._http = HttpServer(config.http, HttpApp(self._data_plane, self._make_management), direct)
         self._grpc = grpc_extra.open_server(
-            config.grpc, config.http.host, self._service, self._registry, ready=lambda: self._data_plane.ready
+            *(config.grpc, config.http.host, self._service, self._registry),
+            ready=lambda: self._data_plane.ready,
+            repository=self._deployer.repository,
         )
         self._grpc_port = self._grpc.port if self._grpc else 0
         self._mqtt = self._make_mqtt(state_file) if config.mqtt.url else None

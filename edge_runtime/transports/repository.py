@@ -1,21 +1,11 @@
 """The model repository, as the Open Inference Protocol's extension sees it: the same over every transport."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
+from edge_runtime.deploy.repository import IndexEntry
 from edge_runtime.errors import CallerError, Code
 from edge_runtime.inference.registry import Registry
-
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """One version of a model; `reason` says why it cannot be asked, where that is so."""
-
-    name: str
-    version: str
-    state: Literal["READY", "UNAVAILABLE", "LOADING", "UNLOADING", "UNKNOWN"]
-    reason: str = ""
 
 
 class ModelRepository(Protocol):
@@ -43,7 +33,7 @@ class ServedModels:
     def index(self) -> list[IndexEntry]:
         """The active version of every model, and the warm one behind it."""
         pairs = ((served, self._registry.warm(served.name)) for served in self._registry.active())
-        return [IndexEntry(one.name, one.version, "READY") for pair in pairs for one in pair if one is not None]
+        return [IndexEntry(one.name, one.version, "READY", "") for pair in pairs for one in pair if one is not None]
 
     async def load(self, model: str) -> None:
         """It is loaded already; raises CallerError NOT_FOUND."""

@@ -70,8 +70,9 @@ class TensorFlowServing:
 def _status(served: ServedVersion) -> dict[str, object]:
     """GetModelStatusResponse; `name` and `ready` are what KServe's protocol v1 has at the same place."""
     status = {"error_code": "OK", "error_message": ""}
-    version = {"version": served.version, "state": "AVAILABLE", "status": status}
-    return {"model_version_status": [version], "name": served.name, "ready": True}
+    there = not served.unavailable
+    version = {"version": served.version, "state": "AVAILABLE" if there else "END", "status": status}
+    return {"model_version_status": [version], "name": served.name, "ready": there}
 
 
 def _metadata(served: ServedVersion) -> dict[str, object]:

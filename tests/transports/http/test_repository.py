@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
+from boxes import RunningBox, as_json, running_box
+from bundles import digits
 from gated_server import gated_server
 from peers import require_library
 
+from edge_runtime.deploy.repository import IndexEntry
 from edge_runtime.errors import CallerError, Code
-from edge_runtime.transports.repository import IndexEntry
 
 
 class Shelf:
@@ -92,3 +95,26 @@ def test_the_index_may_be_of_what_is_ready() -> None:
             assert http.request("POST", f"{url}/nope").status == 404
 
     run(go)
+
+
+def states(box: RunningBox) -> list[str]:
+    """What the index, readiness, TensorFlow Serving's status, and a prediction say of the digits."""
+    _, (entry,) = box.post("/v2/repository/index")
+    ready = box.http.request("GET", f"{box.url}/v2/models/digits/ready", retries=False).status
+    (version,) = box.get("/v1/models/digits")["model_version_status"]
+    asked, _ = box.post("/models/digits/predict", as_json([0] * 64))
+    return [entry["state"], str(ready), version["state"], str(asked)]
+
+
+def test_an_unloaded_model_stays_unloaded_until_it_is_loaded(tmp_path: Path) -> None:
+    """On a real box, over a restart."""
+    with running_box(tmp_path) as box:
+        assert box.push(digits())["state"] == "COMMITTED"
+        assert states(box) == ["READY", "200", "AVAILABLE", "200"]
+        assert box.post("/v2/repository/models/digits/unload") == (200, {})
+        assert states(box) == ["UNAVAILABLE", "503", "END", "503"]
+    with running_box(tmp_path) as box:
+        assert states(box) == ["UNAVAILABLE", "503", "END", "503"]
+        assert box.post("/v2/repository/models/digits/load") == (200, {})
+        assert states(box) == ["READY", "200", "AVAILABLE", "200"]
+        assert box.post("/v2/repository/models/nope/load")[0] == 404
