@@ -10,6 +10,7 @@ from edge_runtime.contract.tensors import NUMPY_NAMES, Datatype, TensorSpec
 from edge_runtime.errors import CallerError
 
 _LENGTH = struct.Struct("<I")
+_ON_WIRE = {datatype: np.dtype(name).newbyteorder("<") for datatype, name in NUMPY_NAMES.items() if datatype != "BYTES"}
 
 
 def from_raw(data: bytes | memoryview, spec: TensorSpec) -> NDArray[Any]:
@@ -20,18 +21,21 @@ def from_raw(data: bytes | memoryview, spec: TensorSpec) -> NDArray[Any]:
     """
     if spec.datatype == "BYTES":
         return objects(_split(data, spec.name))
-    dtype = np.dtype(NUMPY_NAMES[spec.datatype]).newbyteorder("<")
+    dtype = _ON_WIRE[spec.datatype]
     if len(data) % dtype.itemsize:
         raise CallerError(
             f"input {spec.name!r} has {len(data)} raw bytes, but each {spec.datatype} takes {dtype.itemsize}"
         )
     if spec.datatype == "BOOL":  # a byte of 2 must not become a bool that is neither true nor false
         return np.frombuffer(data, np.uint8).astype(bool)
-    return np.frombuffer(data, dtype).astype(NUMPY_NAMES[spec.datatype], copy=False)
+    values = np.frombuffer(data, dtype)
+    return values if dtype.isnative else values.astype(NUMPY_NAMES[spec.datatype])
 
 
 def to_raw(values: NDArray[Any], datatype: Datatype) -> bytes:
     """Raw bytes of an array of any shape."""
+    if datatype != "BYTES" and values.dtype == _ON_WIRE[datatype]:  # the common case
+        return values.tobytes()
     return bytes(to_buffer(values, datatype))
 
 

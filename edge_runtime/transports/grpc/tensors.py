@@ -103,6 +103,8 @@ def _spec_of(entry: "ModelInferRequest.InferInputTensor", specs: Mapping[str, Te
 
 
 def _shaped(values: NDArray[Any], shape: tuple[int, ...], spec: TensorSpec) -> NDArray[Any]:
+    if shape == spec.shape and values.size == math.prod(shape) > 0:  # the common case
+        return values.reshape(shape)
     if len(shape) > _MAX_DIMENSIONS or any(n < 1 for n in shape):
         shown = list(shape[:_MAX_DIMENSIONS])
         raise CallerError(
