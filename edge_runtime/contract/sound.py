@@ -19,7 +19,7 @@ from edge_runtime.contract.bounds import (
 from edge_runtime.contract.errors import ContractError
 
 _MAX_FRAME_SAMPLES = 65_536
-_MAX_FFT_WORK = 64_000_000  # frames x FFT points of one window
+_MAX_FFT_WORK = 8_000_000  # frames x FFT points of one window
 _MAX_BINS = 1024
 # The constants of TensorFlow Lite Micro's speech front end: 30 ms every 20 ms at 16 kHz, 40 channels.
 MICRO_RATE, MICRO_FRAME, MICRO_HOP, MICRO_CHANNELS = 16_000, 480, 320, 40
@@ -188,6 +188,6 @@ class AudioDeclaration:
                 f"{size}"
             )
         within("window_samples", window, 1, MAX_WINDOW_SAMPLES)
-        if self.features is not None and self.features.type != "micro":
+        if self.features is not None:
             within("frames x fft_samples", self.features.frames(window) * self.features.fft, 1, _MAX_FFT_WORK)
         return window

@@ -23,6 +23,7 @@ __all__ = ["Limits", "Windows", "check_document_size", "picture_format", "prepar
 # How long a number may be in JSON, its comma and brackets included.
 _NUMBER_BYTES = 40
 _DOCUMENT_BYTES = 64 * 1024
+_OTHER_COLUMNS = 64  # that a CSV may have beside those of the model
 # What programs send that were not told the type.
 _UNTOLD = ("", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain")
 
@@ -158,7 +159,11 @@ def _check_size(data: bytes, kind: str, spec: TensorSpec, declaration: InputDecl
         size, channels = declaration.readings.window(spec.shape)
         lines = size + (declaration.readings.hop_samples or size) * limits.max_windows
         most = f"{limits.max_windows} windows (engine.max_windows)"
-    too_many = data.count(b"\n") > lines + 1 if kind == "text/csv" else len(data) > _NUMBER_BYTES * lines * channels
+    if kind == "text/csv":
+        cells = sum(map(data.count, (b",", b";", b"\t", b" ")))
+        too_many = data.count(b"\n") > lines + 1 or cells > lines * (channels + _OTHER_COLUMNS)
+    else:
+        too_many = len(data) > _NUMBER_BYTES * lines * channels
     if too_many and len(data) > _DOCUMENT_BYTES:
         raise CallerError(f"the document has {len(data)} bytes, more than {most} can have", Code.TOO_LARGE)
 

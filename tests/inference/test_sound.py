@@ -1,6 +1,5 @@
 """From recordings to what models of sound take, against the libraries they were trained with."""
 
-import importlib.util
 import io
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from peers import require_shared
+from peers import require_library, require_shared
 from test_wav import encoded, wav_file
 
 from edge_runtime.contract.inputs import AudioDeclaration, FeatureDeclaration, InputDeclaration
@@ -96,9 +95,9 @@ def test_slaneys_filters_have_equal_area() -> None:
     np.testing.assert_allclose(filters.sum(axis=0) * 16_000 / 4096, 1.0, rtol=0.01)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="scipy is not installed")
 def test_dct_and_spectrogram_are_those_of_scipy() -> None:
     """A peer for the orthonormal DCT, the windows and the framing with zeros around."""
+    require_library("scipy", "scipy")
     from scipy import fft, signal  # noqa: PLC0415
 
     values = np.random.default_rng(0).normal(size=(5, 26))
@@ -158,7 +157,9 @@ def test_what_both_rates_can_hold_stays_and_the_rest_goes(source: int) -> None:
 
 def test_resampling_agrees_with_a_peer() -> None:
     """Scipy's polyphase filter differs in its filter only: a few parts in a thousand of a signal within the band."""
-    signal = pytest.importorskip("scipy.signal")
+    require_library("scipy", "scipy")
+    from scipy import signal  # noqa: PLC0415
+
     found = resample.resample(chirp(), 16_000, 44_100)
     expected = signal.resample_poly(chirp(), 441, 160)
     assert np.abs(found - expected)[500:-500].max() < 5e-3
@@ -263,7 +264,22 @@ def test_an_input_of_open_length_takes_the_declared_window() -> None:
             "0.6 s, more than 0.5",
             Code.TOO_LARGE,
         ),
-        (recording(np.zeros(9999)), "", audio(), preprocess.Limits(max_bytes=40_000), "more than 3", Code.TOO_LARGE),
+        (
+            recording(np.zeros(9999)),
+            "",
+            audio(hop_samples=400),
+            preprocess.Limits(max_bytes=200_000),
+            "more than 15",
+            Code.TOO_LARGE,
+        ),
+        (
+            recording(np.zeros(400), 100),
+            "",
+            audio(),
+            preprocess.Limits(max_bytes=400_000),
+            "512000 bytes at the model's rate",
+            Code.TOO_LARGE,
+        ),
     ],
 )
 def test_refusals(

@@ -37,6 +37,7 @@ def from_recording(recording: Recording, spec: TensorSpec, declaration: InputDec
             f"the recording has {seconds:.1f} s, more than {limits.max_audio_seconds:g} (engine.max_audio_seconds)",
             Code.TOO_LARGE,
         )
+    _check_memory(math.ceil(seconds * declared.sample_rate) * declared.channels, limits)
     both = mixed(samples, declared.channels)
     channels = [resample(both[:, i], recording.sample_rate, declared.sample_rate) for i in range(declared.channels)]
     return _windows(np.stack(channels, axis=1), spec, declaration, limits)
@@ -50,6 +51,7 @@ def from_samples(samples: NDArray[Any], spec: TensorSpec, declaration: InputDecl
             f"{samples.size} samples are more than {limits.max_audio_seconds:g} s (engine.max_audio_seconds)",
             Code.TOO_LARGE,
         )
+    _check_memory(samples.size, limits)
     if samples.size == 0 or samples.size % declared.channels:
         raise CallerError(f"{samples.size} values are no samples of {declared.channels} channels")
     whole = samples.astype(np.float64).reshape(-1, declared.channels)
@@ -77,6 +79,16 @@ def _micro(samples: Floats, spec: TensorSpec, declaration: InputDeclaration) -> 
     if declaration.full_range:
         return one_sample(over_full_range(microfrontend.stored_as_byte(values), spec), spec)
     return one_sample(quantize(normalize(values / microfrontend.LOG_SCALE, declaration), spec), spec)
+
+
+def _check_memory(samples: int, limits: Limits) -> None:
+    size = samples * np.dtype(np.float64).itemsize
+    if size > limits.max_bytes:
+        raise CallerError(
+            f"the recording takes {size} bytes at the model's rate, more than {limits.max_bytes}"
+            " (engine.max_tensor_bytes); send it in parts",
+            Code.TOO_LARGE,
+        )
 
 
 def mixed(samples: NDArray[Any], channels: int) -> Floats:

@@ -27,6 +27,7 @@ _SNR_SHIFT = _GAIN_BITS - _CORRECTION_BITS - _SNR_BITS
 _LOG_BITS = 6
 _LN2 = 45426  # ln(2), 16 fractional bits
 _INT16_MAX = 32767
+_TOGETHER = 512  # frames whose FFT is made at once: it takes 4 KiB for each, several times over
 
 Ints = NDArray[np.int64]
 
@@ -40,7 +41,8 @@ def features(samples: NDArray[Any]) -> NDArray[np.int32]:
     if len(whole) < FRAME:
         return np.zeros((0, CHANNELS), dtype=np.int32)
     frames = np.lib.stride_tricks.sliding_window_view(whole, FRAME)[::STEP]
-    return _logarithm(_gained(*_denoised(_mel_channels(frames))))
+    parts = [_mel_channels(frames[i : i + _TOGETHER]) for i in range(0, len(frames), _TOGETHER)]
+    return _logarithm(_gained(*_denoised(np.concatenate(parts))))
 
 
 def stored_as_byte(values: NDArray[np.int32]) -> Ints:

@@ -16,6 +16,7 @@ from edge_runtime.inference.inputs.sampling import resized
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 _MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"BM": "BMP", b"RIFF": "WEBP"}
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # grey of 16 bits, which Pillow would clip to 8
+_CLEAR_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 
 Box = tuple[float, float, float, float]
 
@@ -99,7 +100,7 @@ def _colored(picture: Any, declaration: InputDeclaration, *, grey: bool) -> Any:
     if picture.mode in _DEEP_MODES:
         deep = np.asarray(picture).astype(np.float64)
         picture = Image.fromarray(np.clip(np.rint(deep / 257), 0, 255).astype(np.uint8))
-    if declaration.alpha == "blend" and picture.has_transparency_data:
+    if declaration.alpha == "blend" and (picture.mode in _CLEAR_MODES or "transparency" in picture.info):
         above = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", above.size, (*_background(declaration), 255)), above)
     return picture.convert("L" if grey else "RGB")
