@@ -82,7 +82,7 @@ class Daemon:
         tuner = Tuner(config.deploy, config.engine, config.model, self._store)
         loader = Loader(config.engine, config.model, tuner.known)
         self._engine = f"{loader.engine.name} {loader.engine.version}"
-        probe = Probe(config.deploy, config.engine, loader.engine.name, self._store)
+        probe = Probe(config.deploy, config.engine, loader.engine.name, self._store, config.model)
         self._deployer = Deployer(
             *(config.deploy, self._policy, self._store, probe, loader, self._registry, self._bus, self._residence),
             tuner=tuner,

@@ -56,7 +56,7 @@ class Bench:
         self.store = Store(state.connect(folder / state.FILE_NAME), folder)
         loader = Loader(engine)
         self.residence = Residence(engine, pinned)
-        probe = Probe(config, EngineConfig(), loader.engine.name, self.store)
+        probe = Probe(config, engine, loader.engine.name, self.store)
         policy = Policy(require_signature, (TRUSTED,))
         self.deployer = Deployer(
             *(config, lambda: policy, self.store, probe, loader, self.registry, self.bus, self.residence)

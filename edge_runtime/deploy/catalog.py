@@ -34,6 +34,7 @@ def _model(served: ServedVersion, store: Store) -> dict[str, Any]:
         "instances": served.runner.size,
         "setup": str(served.setup) if served.setup else None,
         "tuning": served.tuning.view(served.objective) if served.tuning else None,
+        "runs_on": description.runs_on,
         "isolation": served.placement.isolation,
         "worker_crashes": served.placement.crashes,
         "loaded": served.resident,

@@ -46,7 +46,9 @@ def main() -> int:
     """Answer the job on standard input; the answer goes to standard output, everything else to standard error."""
     with answer_pipe() as answer:
         job = strict.decode(Job, json.loads(sys.stdin.buffer.read()))
-        limit(job.memory_bytes, job.cpu_seconds)
+        # Drivers keep what they compile in files, if only in nameless ones.
+        file_bytes = job.memory_bytes if job.delegate.name else _LOG_LIMIT_BYTES
+        limit(job.memory_bytes, job.cpu_seconds, file_bytes)
         try:
             document: dict[str, Any] = {"description": strict.encode(examine(job))}
         except (EdgeError, ValueError, MemoryError) as error:
@@ -63,11 +65,11 @@ def answer_pipe() -> Iterator[Any]:
         yield answer
 
 
-def limit(memory_bytes: int, cpu_seconds: int) -> None:
+def limit(memory_bytes: int, cpu_seconds: int, file_bytes: int = _LOG_LIMIT_BYTES) -> None:
     """Bound this process: address space, CPU time, and what it may write to a file."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_LOG_LIMIT_BYTES, _LOG_LIMIT_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -78,7 +80,7 @@ def examine(job: Job) -> Description:
         ContentError: the engine refuses it, it fails to run, or no kernels agree with the golden vectors.
     """
     manifest = manifests.parse(job.manifest.encode())
-    engine = engines.choose(job.engine)
+    engine = engines.choose(job.engine).with_delegate(job.delegate)
     choices: tuple[Kernels, ...] = ("fast", "builtin") if job.kernels == "auto" else (_kernels(job.kernels),)
     reasons: list[tuple[Kernels, str]] = []
     for kernels in choices:
@@ -102,6 +104,8 @@ def examine(job: Job) -> Description:
             latency_ms=round(latency_ms, 4),
             memory_bytes=memory_bytes,
             sample_bytes=session.sample_bytes,
+            delegate=job.delegate.name,
+            runs_on=session.runs_on,
             control_flow=tflite_metadata.has_control_flow(Path(job.model).read_bytes()),
             state=tflite_metadata.state(Path(job.model).read_bytes()),
         )

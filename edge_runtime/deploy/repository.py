@@ -137,10 +137,12 @@ class Repository:
         return await self.load_proven(await self._proven(digest))
 
     async def _proven(self, digest: str) -> Deployment:
-        known, engine = self.version(digest).description, self._loader.engine
-        if known is None or (known.engine, known.engine_version) != (engine.name, engine.version):
-            # Another engine than the one that proved it: prove it again before it gets into this process.
-            description = await self._probe.run(self.version(digest).manifest)
+        found, engine = self.version(digest), self._loader.engine
+        manifest, known = found.manifest, found.description
+        same = known is not None and (known.engine, known.engine_version) == (engine.name, engine.version)
+        if known is None or not same or self._probe.doubts(manifest, known):
+            # Another engine than the one that proved it, or a delegate: prove it before it gets into this process.
+            description = await self._probe.run(manifest)
             await asyncio.to_thread(self._store.describe, digest, description)
         return self.version(digest)
 

@@ -28,6 +28,8 @@ class Description:
         state: what it keeps between two runs.
         control_flow: it has loops or branches, so that its running time depends on what it is given.
         output: how the answer is read, by manifest and metadata together; None: the manifest's is all there is.
+        delegate: with which delegate it was proven; empty: with none.
+        runs_on: what that means, for people, and why where it is not what was configured.
         memory_bytes: what one loaded session added to the probe's resident memory.
     """
 
@@ -44,6 +46,8 @@ class Description:
     sample_bytes: int = 0
     control_flow: bool = False
     state: State = "variables"
+    delegate: str = ""
+    runs_on: str = "cpu"
     output: OutputDeclaration | None = None
 
     def to_json(self) -> str:

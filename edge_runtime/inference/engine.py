@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -14,6 +14,18 @@ from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.errors import DeviceError
 
 Kernels = Literal["fast", "builtin"]
+
+
+# Accelerators of an engine itself; any other name is that of an external delegate's library.
+ACCELERATORS = ("gpu", "npu")
+
+
+@dataclass(frozen=True, slots=True)
+class Delegate:
+    """What is to run a model's nodes in place of the CPU: an accelerator, or a library and its options; "": nothing."""
+
+    name: str = ""
+    options: dict[str, str] = field(default_factory=dict)
 
 
 class Session(Protocol):
@@ -32,6 +44,11 @@ class Session(Protocol):
     @property
     def sample_bytes(self) -> int:
         """What all tensors of the model need together, weights included, with open dimensions 1."""
+        ...
+
+    @property
+    def runs_on(self) -> str:
+        """For people: "cpu", or the delegate and what it took of the model."""
         ...
 
     def run(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -68,8 +85,22 @@ class Engine(Protocol):
         """Version of the package that it came in."""
         ...
 
+    @property
+    def delegate(self) -> Delegate:
+        """What its sessions use in place of the CPU."""
+        ...
+
+    def with_delegate(self, delegate: Delegate) -> "Engine":
+        """The same engine with another delegate."""
+        ...
+
     def open(self, model: Path, kernels: Kernels, threads: int, state: State = "variables") -> StatefulSession:
-        """Load a model file that keeps this kind of state. Raises ContentError where the engine refuses it."""
+        """Load a model file that keeps this kind of state.
+
+        Raises:
+            ContentError: the engine refuses it.
+            DeviceError: the delegate is not to be had here.
+        """
         ...
 
 

@@ -1,7 +1,7 @@
 """A session over the TFLite Interpreter API, which LiteRT and tflite-runtime share."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from edge_runtime.contract.states import State
 from edge_runtime.contract.tensors import DATATYPES, NUMPY_NAMES, Datatype, TensorSpec
-from edge_runtime.errors import ContentError
-from edge_runtime.inference.engine import Kernels
+from edge_runtime.errors import ContentError, DeviceError
+from edge_runtime.inference import delegates
+from edge_runtime.inference.engine import ACCELERATORS, Delegate, Kernels, StatefulSession
 
 MakeInterpreter = Callable[[Path], Any]
 _MAX_REASON = 240
@@ -22,33 +23,61 @@ _ENGINE_ERRORS = (RuntimeError, ValueError, TypeError, MemoryError, OverflowErro
 class InterpreterEngine:
     """An engine made of an Interpreter class. Implements `engine.Engine`.
 
-    `resolvers` gives, for each kind of kernels, the op resolver that brings them.
+    `resolvers` gives, for each kind of kernels, the op resolver that brings them; `accelerate` makes a session on one
+    of the engine's own accelerators, where it has any.
     """
 
     name: str
     version: str
     interpreter: Callable[..., Any]
     resolvers: Mapping[Kernels, Any]
+    load_delegate: Callable[..., Any]
+    accelerate: "Callable[[Path, str, InterpreterSession], StatefulSession] | None" = None
+    delegate: Delegate = field(default_factory=Delegate)
 
-    def open(self, model: Path, kernels: Kernels, threads: int, state: State = "variables") -> "InterpreterSession":
+    def with_delegate(self, delegate: Delegate) -> "InterpreterEngine":
+        """See `engine.Engine.with_delegate`."""
+        return replace(self, delegate=delegate)
+
+    def open(self, model: Path, kernels: Kernels, threads: int, state: State = "variables") -> StatefulSession:
         """See `engine.Engine.open`."""
+        if not self.delegate.name:
+            return self._open(model, kernels, threads, state)
+        if self.delegate.name in ACCELERATORS:
+            return self._accelerated(model)
+        return self._open(model, kernels, threads, state, delegates.load(self.load_delegate, self.delegate))
 
+    def _open(
+        self, model: Path, kernels: Kernels, threads: int, state: State, loaded: Any = None
+    ) -> "InterpreterSession":
         def make(path: Path) -> Any:
-            resolver = self.resolvers[kernels]
-            return self.interpreter(model_path=str(path), num_threads=threads, experimental_op_resolver_type=resolver)
+            return self.interpreter(
+                model_path=str(path),
+                num_threads=threads,
+                experimental_op_resolver_type=self.resolvers[kernels],
+                experimental_delegates=[loaded] if loaded else None,
+            )
 
-        return InterpreterSession(model, make, state)
+        return InterpreterSession(model, make, state, self.delegate if loaded else None)
+
+    def _accelerated(self, model: Path) -> StatefulSession:
+        if self.accelerate is None:
+            raise DeviceError(f"{self.name} has no {self.delegate.name} of its own; name a delegate's library instead")
+        return self.accelerate(model, self.delegate.name, self._open(model, "builtin", 1, "variables"))
 
 
 class InterpreterSession:
     """One interpreter with its tensors allocated. Implements `engine.StatefulSession`."""
 
-    def __init__(self, model: Path, make: MakeInterpreter, state: State = "variables") -> None:
+    def __init__(
+        self, model: Path, make: MakeInterpreter, state: State = "variables", delegate: Delegate | None = None
+    ) -> None:
         self._state = state
         self._renew: Callable[[], Any] = lambda: make(model)
         self._used = False
         try:
             self._interpreter = make(model)
+            self.runs_on = delegates.told(delegate, self._interpreter) if delegate else "cpu"
             self._interpreter.allocate_tensors()
             inputs = self._interpreter.get_input_details()
             outputs = self._interpreter.get_output_details()
@@ -68,6 +97,14 @@ class InterpreterSession:
             spec.name: tuple(int(n) for n in d["shape"]) for spec, d in zip(self.inputs, inputs, strict=True)
         }
         self._opened_shapes = dict(self._shapes)
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """What its nodes are called, as far as the engine tells."""
+        try:
+            return tuple(str(op["op_name"]) for op in self._interpreter._get_ops_details())  # noqa: SLF001 - see `delegates.told`
+        except _ENGINE_ERRORS:
+            return ()
 
     def run(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See `engine.Session.run`. Inputs whose open dimensions changed are resized first."""

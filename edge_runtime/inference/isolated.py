@@ -12,7 +12,7 @@ from edge_runtime.config import EngineConfig
 from edge_runtime.contract.states import State
 from edge_runtime.errors import Code, ContentError
 from edge_runtime.inference.crash_history import CrashHistory
-from edge_runtime.inference.engine import Engine, Kernels
+from edge_runtime.inference.engine import Delegate, Engine, Kernels
 from edge_runtime.inference.worker_process import Job, WorkerLostError, WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -24,12 +24,19 @@ class IsolatedEngine:
     def __init__(self, inner: Engine, config: EngineConfig) -> None:
         self.name = inner.name
         self.version = inner.version
+        self.delegate = inner.delegate
         self.history = CrashHistory(config.isolated_max_crashes, config.isolated_crash_window_seconds)
+        self._inner = inner
         self._config = config
+
+    def with_delegate(self, delegate: Delegate) -> "IsolatedEngine":
+        """See `engine.Engine.with_delegate`."""
+        return IsolatedEngine(self._inner.with_delegate(delegate), self._config)
 
     def open(self, model: Path, kernels: Kernels, threads: int, state: State = "variables") -> "IsolatedSession":
         """See `engine.Engine.open`."""
-        job = Job(str(model.absolute()), self.name, kernels, threads, self._config.isolated_memory_bytes, state)
+        memory_bytes = self._config.isolated_memory_bytes
+        job = Job(str(model.absolute()), self.name, kernels, threads, memory_bytes, state, self.delegate)
         return IsolatedSession(job, self._config, self.history)
 
 
@@ -50,7 +57,8 @@ class IsolatedSession:
         except BaseException:
             worker.end()
             raise
-        self.inputs, self.outputs, self.sample_bytes = worker.inputs, worker.outputs, worker.sample_bytes
+        self.inputs, self.outputs = worker.inputs, worker.outputs
+        self.sample_bytes, self.runs_on = worker.sample_bytes, worker.runs_on
 
     @property
     def pid(self) -> int | None:

@@ -33,9 +33,10 @@ def main() -> int:
     connection = _connection(int(sys.argv[1]))
     try:
         job = strict.decode(Job, messages.receive(connection)[0])
-        _limit(job.memory_bytes)
+        _limit(job)
         session = _open(connection, job)
-        _limit_descriptors()
+        if not job.delegate.name:  # a driver opens devices and caches when it likes
+            _limit_descriptors()
         if session is not None:
             _Desk(connection, session).serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -60,9 +61,11 @@ def _die_with_the_daemon() -> None:
         sys.exit(0)  # it was gone before we looked
 
 
-def _limit(memory_bytes: int) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LOG_MAX_BYTES, LOG_MAX_BYTES))
+def _limit(job: Job) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (job.memory_bytes, job.memory_bytes))
+    # Drivers keep what they compile in files, if only in nameless ones.
+    size = job.memory_bytes if job.delegate.name else LOG_MAX_BYTES
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -73,7 +76,8 @@ def _limit_descriptors() -> None:
 
 def _open(connection: socket.socket, job: Job) -> StatefulSession | None:
     try:
-        session = engines.choose(job.engine).open(Path(job.model), job.kernels, job.threads, job.state)
+        engine = engines.choose(job.engine).with_delegate(job.delegate)
+        session = engine.open(Path(job.model), job.kernels, job.threads, job.state)
     except EdgeError as error:
         messages.send(connection, {"error": str(error), "device": isinstance(error, DeviceError)})
         return None
@@ -82,6 +86,7 @@ def _open(connection: socket.socket, job: Job) -> StatefulSession | None:
         "inputs": [strict.encode(spec) for spec in session.inputs],
         "outputs": [strict.encode(spec) for spec in session.outputs],
         "sample_bytes": session.sample_bytes,
+        "runs_on": session.runs_on,
     }
     messages.send(connection, ready)
     return session

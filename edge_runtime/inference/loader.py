@@ -11,7 +11,7 @@ from edge_runtime.inference import engine as engines
 from edge_runtime.inference import setup as setups
 from edge_runtime.inference.admission import Admission
 from edge_runtime.inference.description import Description
-from edge_runtime.inference.engine import Engine
+from edge_runtime.inference.engine import Delegate, Engine
 from edge_runtime.inference.isolated import IsolatedEngine
 from edge_runtime.inference.placement import Placement
 from edge_runtime.inference.registry import ServedVersion
@@ -51,7 +51,7 @@ class Loader:
         `signed`: by somebody whom the box trusts. Raises ContentError where the engine refuses the model.
         """
         config = self.config(manifest)
-        engine, placement = self._place(config, signed=signed)
+        engine, placement = self._place(config, description.delegate, signed=signed)
         tuning, setup = self._tunings(manifest, description), self.setup(manifest, description, signed=signed)
         sessions = [engine.open(model, setup.kernels, setup.threads, description.state) for _ in range(setup.instances)]
         memory.release_file_pages(model)
@@ -62,10 +62,12 @@ class Loader:
         served.open_session = lambda: engine.open(model, setup.kernels, setup.threads, description.state)
         return served
 
-    def _place(self, config: EngineConfig, *, signed: bool) -> tuple[Engine, Placement]:
+    def _place(self, config: EngineConfig, delegate: str, *, signed: bool) -> tuple[Engine, Placement]:
+        """`delegate`: what the version was proven with; what has not been proven is not loaded."""
+        engine = self.engine.with_delegate(Delegate(delegate, config.delegate_options)) if delegate else self.engine
         if not _isolated(config, signed=signed):
-            return self.engine, Placement()
-        isolated = IsolatedEngine(self.engine, config)
+            return engine, Placement()
+        isolated = IsolatedEngine(engine, config)
         return isolated, Placement("process", isolated.history)
 
     def setup(self, manifest: Manifest, description: Description, *, signed: bool = False) -> Setup:
@@ -73,10 +75,11 @@ class Loader:
         config, tuning = self.config(manifest), self._tunings(manifest, description)
         best = tuning.best(config.objective) if tuning else None
         setup = best.setup if best else setups.unmeasured(description, config)
-        if _isolated(config, signed=signed):  # each interpreter is a process more; the loop waits for no other process
+        isolated = _isolated(config, signed=signed)
+        if isolated:  # each interpreter is a process more; the loop waits for no other process
             setup = replace(setup, instances=config.instances or 1, inline=False)
         budget = memory.budget_bytes(config.memory_budget_bytes)
-        most = max(1, budget // session_bytes(manifest, description)) if budget else setup.instances
+        most = max(1, budget // session_bytes(manifest, description, isolated=isolated)) if budget else setup.instances
         return replace(setup, instances=min(setup.instances, most))
 
     def needs(self, manifest: Manifest, description: Description, *, signed: bool) -> int:

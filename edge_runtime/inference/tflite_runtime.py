@@ -3,7 +3,7 @@
 from importlib.metadata import version
 from typing import Any
 
-from tflite_runtime.interpreter import Interpreter, OpResolverType
+from tflite_runtime.interpreter import Interpreter, OpResolverType, load_delegate
 
 from edge_runtime.inference.engine import Engine, Kernels
 from edge_runtime.inference.interpreter import InterpreterEngine
@@ -15,4 +15,4 @@ def engine() -> Engine:
         "fast": OpResolverType.AUTO,
         "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     }
-    return InterpreterEngine("tflite-runtime", version("tflite-runtime"), Interpreter, resolvers)
+    return InterpreterEngine("tflite-runtime", version("tflite-runtime"), Interpreter, resolvers, load_delegate)

@@ -1,6 +1,7 @@
 """One worker process as the daemon sees it: start, ask, and find out how it ended."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ import sys
 import time
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from edge_runtime.contract.states import State
 from edge_runtime.contract.tensors import NUMPY_NAMES, TensorSpec
 from edge_runtime.errors import Code, ContentError, DeviceError
 from edge_runtime.inference import messages
-from edge_runtime.inference.engine import Kernels
+from edge_runtime.inference.engine import Delegate, Kernels
 from edge_runtime.inference.shared_memory import Placed, Region, needed, place
 
 LOG_MAX_BYTES = 64 * 2**10
@@ -35,7 +36,7 @@ _MIN_REGION_BYTES = 4096
 _MAX_REASON = 500
 _LAST_WORDS_BYTES = 2000
 # What a worker needs to find Python, the engine and a delegate. Nothing else of the environment is its business.
-_ENVIRONMENT = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "PYTHONPATH")
+_ENVIRONMENT = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "PYTHONPATH", "VK_ICD_FILENAMES")
 # From outside, or by the kernel for want of memory: that the model is to blame is not said.
 _KILLS = (signal.SIGKILL, signal.SIGTERM)
 
@@ -50,6 +51,7 @@ class Job:
     threads: int
     memory_bytes: int
     state: State = "variables"
+    delegate: Delegate = field(default_factory=Delegate)
 
 
 class WorkerLostError(Exception):
@@ -70,6 +72,7 @@ class WorkerProcess:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     sample_bytes: int
+    runs_on: str
 
     def __init__(self, job: Job, max_seconds: float, max_region_bytes: int) -> None:
         """Start it; `ready` waits until it can be asked."""
@@ -78,7 +81,7 @@ class WorkerProcess:
         self._is_ready = False
         self._requests: Region | None = None
         self._answers: Region | None = None
-        self._log = os.memfd_create("worker-log", os.MFD_CLOEXEC)
+        self._log = _new_log()
         self._connection, theirs = socket.socketpair()
         try:
             self._process = _start(theirs, self._log)
@@ -115,7 +118,7 @@ class WorkerProcess:
         try:
             self.inputs = tuple(strict.decode(TensorSpec, spec) for spec in answer["inputs"])
             self.outputs = tuple(strict.decode(TensorSpec, spec) for spec in answer["outputs"])
-            self.sample_bytes = int(answer["sample_bytes"])
+            self.sample_bytes, self.runs_on = int(answer["sample_bytes"]), str(answer["runs_on"])[:_MAX_REASON]
         except (ContractError, KeyError, TypeError, ValueError) as error:
             raise self._nonsense(error) from error
         self._dtypes = {spec.name: np.dtype(NUMPY_NAMES[spec.datatype]).str for spec in self.outputs}
@@ -129,6 +132,7 @@ class WorkerProcess:
             DeviceError: there is no memory for the tensors.
             WorkerLostError: the process ended, or did not answer in time and was killed.
         """
+        _trim(self._log)
         if self._process.poll() is not None:
             raise self._lost("between two requests", unheard=True)
         self._ask(tensors, goes_on=goes_on)
@@ -238,6 +242,19 @@ def _start(connection: socket.socket, log: int) -> "subprocess.Popen[bytes]":
         env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         start_new_session=True,  # Ctrl-C is for the daemon, which drains first
     )
+
+
+def _new_log() -> int:
+    """A nameless file whose writers always write at its end, so that it can be emptied under them."""
+    log = os.memfd_create("worker-log", os.MFD_CLOEXEC)
+    fcntl.fcntl(log, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)
+    return log
+
+
+def _trim(log: int) -> None:
+    """Empty a log that got too long. A worker without a delegate may not write one; a driver talks as it likes."""
+    if os.fstat(log).st_size > LOG_MAX_BYTES:
+        os.ftruncate(log, 0)
 
 
 def _end(process: "subprocess.Popen[bytes]", connection: socket.socket, log: int) -> None:
