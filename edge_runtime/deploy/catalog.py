@@ -5,6 +5,7 @@ from typing import Any
 from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.deploy.store import Deployment, Failure, State, Store
 from edge_runtime.inference.registry import Registry, ServedVersion
+from edge_runtime.inference.residence import loaded_bytes
 
 
 def models(registry: Registry, store: Store) -> list[dict[str, Any]]:
@@ -38,6 +39,7 @@ def _model(served: ServedVersion, store: Store) -> dict[str, Any]:
         "isolation": served.placement.isolation,
         "worker_crashes": served.placement.crashes,
         "loaded": served.resident,
+        "memory_bytes": loaded_bytes(served),
         "unavailable": served.unavailable,
         "inputs": [_tensor(spec) for spec in description.inputs],
         "outputs": [_tensor(spec) for spec in description.outputs],

@@ -75,7 +75,8 @@ class Absent:
         """There is nothing to free."""
 
 
-def _bytes(served: ServedVersion) -> int:
+def loaded_bytes(served: ServedVersion) -> int:
+    """What its sessions take together, or will take once they are in memory."""
     isolated = served.placement.isolated
     size = served.runner.size if served.resident else served.sessions
     return session_bytes(served.manifest, served.description, isolated=isolated) * size
@@ -122,7 +123,7 @@ class Residence:
         gone = [served for served in self._present if not served.resident]
         for served in gone:
             del self._present[served]
-        return self._other_bytes + sum(map(_bytes, self._present))
+        return self._other_bytes + sum(map(loaded_bytes, self._present))
 
     def reason(self, served: ServedVersion) -> str:
         """Why a version is not in memory; empty if it is."""
@@ -149,7 +150,7 @@ class Residence:
 
     def has_room_for(self, served: ServedVersion) -> bool:
         """Whether a version that is not in memory fits without another having to go."""
-        return self.fits(_bytes(served))
+        return self.fits(loaded_bytes(served))
 
     def adopt(self, served: ServedVersion) -> None:
         """Count a version whose sessions are in memory."""
@@ -212,7 +213,7 @@ class Residence:
     async def _load(self, served: ServedVersion) -> None:
         try:
             self._complain_of_thrashing(served)
-            async with self.room(_bytes(served)):
+            async with self.room(loaded_bytes(served)):
                 runner = await self.open(served)
                 if served.retired and not served.leases:
                     runner.close()
@@ -287,7 +288,7 @@ class Residence:
         log.info("unloaded %s %s: memory budget", served.name, served.version)
         self.evictions += 1
         self._evicted[served] = time.monotonic()
-        size, latest = _bytes(served), time.monotonic() + _ROOM_SECONDS
+        size, latest = loaded_bytes(served), time.monotonic() + _ROOM_SECONDS
         self.dismiss(served)
         self._other_bytes += size
         try:

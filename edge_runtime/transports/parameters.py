@@ -30,10 +30,11 @@ def call_of(
     if timeout:
         latest = time.monotonic() + timeout / 1_000_000
         deadline = latest if deadline is None else min(deadline, latest)
-    return Call(deadline=deadline, id=identity, traceparent=traceparent, sequence=_sequence(parameters))
+    return Call(deadline=deadline, id=identity, traceparent=traceparent, sequence=sequence_of(parameters))
 
 
-def _sequence(parameters: Mapping[str, Any]) -> SequenceStep | None:
+def sequence_of(parameters: Mapping[str, Any]) -> SequenceStep | None:
+    """The step that these parameters say; None where they name no sequence. Raises CallerError for a wrong type."""
     identity = parameters.get("sequence_id", 0)
     if type(identity) not in (int, str) or len(str(identity)) > _MAX_SEQUENCE_ID_CHARACTERS:
         raise CallerError(

@@ -203,17 +203,21 @@ def _tensorflow_serving() -> dict[str, Mapping[str, Operation]]:
 
 
 def _models() -> dict[str, Mapping[str, Operation]]:
-    raw = {
-        "name": "raw",
-        "in": "query",
-        "description": "1: the output tensors beside the answer.",
-        "schema": {"type": "string", "enum": ["0", "1", "true", "false"]},
+    yes = {"type": "string", "enum": ["0", "1", "true", "false"]}
+    asked = {
+        "raw": ("1: the output tensors beside the answer.", yes),
+        "sequence_id": ("A sequence of a model that keeps state.", {"type": "string", "maxLength": 128}),
+        "sequence_start": ("1: it begins anew with this.", yes),
+        "sequence_end": ("1: it ends with this.", yes),
     }
+    query = [
+        {"name": name, "in": "query", "description": text, "schema": schema} for name, (text, schema) in asked.items()
+    ]
     predict = _operation(
         "Predict: an image, a sound, a table or JSON as it is",
         ref("Answer"),
         *_CALL,
-        parameters=[raw, *_CALL_HEADERS],
+        parameters=[*query, *_CALL_HEADERS],
         requestBody={"required": True, "content": {"*/*": {"schema": {}}}},
     )
     changed = (404, 409, 422, 429, 500, 503, 507)

@@ -1,14 +1,16 @@
 """`POST /models/{m}/predict`: for people, who send what they have and want to read the answer."""
 
+from collections.abc import Mapping
 from urllib.parse import parse_qs
 
 from edge_runtime.errors import CallerError
-from edge_runtime.inference.call import Call
+from edge_runtime.inference.call import Call, SequenceStep
 from edge_runtime.inference.service import InferenceService, Sample
 from edge_runtime.inference.workers import ON_LOOP_BYTES
 from edge_runtime.transports.http import call_headers
 from edge_runtime.transports.http.bodies import Bodies, BodyShare
 from edge_runtime.transports.http.exchange import Exchange
+from edge_runtime.transports.parameters import sequence_of
 
 SOURCE = "http"
 _YES, _NO = ("1", "true"), ("0", "false")
@@ -29,11 +31,13 @@ class Predict:
             await self._predict(exchange, model, share)
 
     async def _predict(self, exchange: Exchange, model: str, share: BodyShare) -> None:
+        asked = asked_for(exchange.scope["query_string"])
         call = Call(
             SOURCE,
             call_headers.deadline(exchange),
             traceparent=call_headers.traceparent(exchange),
-            raw=wants_tensors(exchange.scope["query_string"]),
+            sequence=_step(asked),
+            raw=flag(asked, "raw"),
         )
         body = await self._bodies.read(exchange, share)
         sample = Sample(body, exchange.header(b"content-type"))
@@ -48,18 +52,34 @@ class Predict:
         await self._bodies.answer_document(exchange, size, lambda: document)
 
 
-def wants_tensors(query: bytes) -> bool:
-    """Whether `?raw=1` (or `true`) asks for the output tensors beside the answer.
+def asked_for(query: bytes) -> dict[str, str]:
+    """What the query string asks for, by name; of a name that comes twice the last counts.
 
     Raises:
-        CallerError: it has another value: who misspells it should not wait for tensors that never come.
+        CallerError: it has more fields than anybody needs.
     """
     if not query:
-        return False
+        return {}
     try:
-        asked = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS).get("raw", ["0"])
+        found = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
     except ValueError as error:
         raise CallerError(f"the query has more than {_MAX_FIELDS} fields") from error
-    if asked[-1] not in _YES + _NO:
-        raise CallerError(f"raw must be 1 or 0, but is {asked[-1][:20]!r}")
-    return asked[-1] in _YES
+    return {name: values[-1] for name, values in found.items()}
+
+
+def flag(asked: Mapping[str, str], name: str) -> bool:
+    """Whether `?name=1` (or `true`) is there.
+
+    Raises:
+        CallerError: it has another value: who misspells it should not wait for what never comes.
+    """
+    value = asked.get(name, "0")
+    if value not in _YES + _NO:
+        raise CallerError(f"{name} must be 1 or 0, but is {value[:20]!r}")
+    return value in _YES
+
+
+def _step(asked: Mapping[str, str]) -> SequenceStep | None:
+    """`?sequence_id=ID&sequence_start=1&sequence_end=1`: the parameters of tensor requests, under the same names."""
+    flags = {name: flag(asked, name) for name in ("sequence_start", "sequence_end")}
+    return sequence_of({"sequence_id": asked.get("sequence_id", "")} | flags)
