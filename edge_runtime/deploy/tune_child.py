@@ -91,6 +91,7 @@ class _Entry:
     setup: Setup
     latencies: Latencies = field(default_factory=Latencies)
     rates: list[float] = field(default_factory=list)
+    capacities: list[float] = field(default_factory=list)
     dropped: str = ""
 
     def result(self) -> Measurement:
@@ -98,7 +99,7 @@ class _Entry:
         if self.dropped or not self.rates:
             return Measurement(self.setup, dropped=self.dropped or "not measured: tune_seconds were over")
         p50, p99 = round(self.latencies.p50, 4), round(self.latencies.p99, 4)
-        return Measurement(self.setup, p50, p99, round(median(self.rates), 2))
+        return Measurement(self.setup, p50, p99, round(median(self.rates), 2), round(median(self.capacities), 2))
 
 
 class _Sessions:
@@ -311,12 +312,14 @@ class Contest:
                 callers = self._callers
                 if found.p50 * callers / 1000 > seconds:  # too slow for them all: as many as keep it busy
                     callers = min(callers, 2 * setup.instances * setup.batch)
-                entry.rates.append(await measure.by_many_callers(runner, inputs, seconds * (1 - _LONE_SHARE), callers))
+                done = await measure.by_many_callers(runner, inputs, seconds * (1 - _LONE_SHARE), callers)
             finally:
                 runner.close()
         except EdgeError as error:
             entry.dropped = str(error)
             return
+        entry.rates.append(done.per_second)
+        entry.capacities.append(done.capacity(1 if setup.inline else setup.instances * setup.threads, self._job.cores))
         entry.latencies.calls += found.calls
         entry.latencies.held += found.held
         held = measure.percentile99(entry.latencies.held)
@@ -342,7 +345,7 @@ def _hopeful(entries: Sequence[_Entry]) -> Iterator[_Entry]:
     quickest = min((entry.latencies.p50 for entry in entries), default=0.0)
     most = max((median(entry.rates) for entry in entries), default=0.0)
     for entry in entries:
-        if entry.latencies.p50 <= quickest * _HOPELESS or median(entry.rates) * _HOPELESS >= most:
+        if entry.latencies.p50 <= quickest * _HOPELESS or max(entry.rates + entry.capacities) * _HOPELESS >= most:
             yield entry
 
 

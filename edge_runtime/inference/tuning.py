@@ -24,6 +24,7 @@ class Measurement:
         latency_ms: median of a call, while there is one caller.
         latency_p99_ms: 99 % of those calls were quicker.
         per_second: samples answered in a second, while there are many callers (median of the rounds).
+        capacity: what that would be if the box did nothing else, by the processor time that it took.
         dropped: why it is not to be used; empty where it may be.
     """
 
@@ -31,6 +32,7 @@ class Measurement:
     latency_ms: float = 0.0
     latency_p99_ms: float = 0.0
     per_second: float = 0.0
+    capacity: float = 0.0
     dropped: str = ""
 
 
@@ -73,18 +75,23 @@ class Tuning:
         """From JSON text; raises ContractError or ValueError if it is none."""
         return strict.decode(Tuning, json.loads(text))
 
+    @property
+    def busy(self) -> bool:
+        """Whether the clock says more about what else the box did; processor time is what is left to go by then."""
+        return self.noise > _BUSY
+
     def best(self, objective: Objective) -> Measurement | None:
         """The best for the objective (the operator's own first); of those as good within the noise the simplest.
 
         Before that, the other measure decides among them: the quicker of two with the same throughput, and vice versa.
-        Where the box was so busy that little can be told, what is usual is only given up for what is clearly better.
+        Where the box was busy, what is usual is only given up for what is clearly better.
         """
         near = [m for m in self.measurements if not m.dropped]
-        worths: list[Callable[[Measurement], float]] = [_slowness, _latency]
-        for worth in worths if (self.objective or objective) == "throughput" else reversed(worths):
-            near = _near_best(near, worth, max(NOISE, self.noise))
+        worths = [(_work, _BUSY) if self.busy else (_slowness, NOISE), (_latency, max(NOISE, self.noise))]
+        for worth, noise in worths if (self.objective or objective) == "throughput" else reversed(worths):
+            near = _near_best(near, worth, noise)
             usual = [m for m in near if m.setup == self.usual]
-            if usual and self.noise > _BUSY:
+            if usual and self.busy:
                 return usual[0]
         return min(near, key=lambda m: m.setup.cost, default=None)
 
@@ -118,6 +125,10 @@ def _slowness(measurement: Measurement) -> float:
     return 1 / max(measurement.per_second, 1e-9)
 
 
+def _work(measurement: Measurement) -> float:
+    return 1 / max(measurement.capacity, 1e-9)
+
+
 def _near_best(
     measurements: Sequence[Measurement], worth: Callable[[Measurement], float], noise: float
 ) -> list[Measurement]:
@@ -129,10 +140,10 @@ def _why(best: Measurement | None, tuning: Tuning) -> str:
     if best is None:
         return "no setup could be measured"
     measured = sum(not m.dropped for m in tuning.measurements)
-    return (
-        f"{best.latency_ms:.3g} ms for one caller, {best.per_second:.4g} samples/s for {tuning.callers}; "
-        f"the best of {measured} setups, or as good within {max(NOISE, tuning.noise):.0%} and simpler or usual"
-    )
+    told = f"{best.latency_ms:.3g} ms for one caller, {best.per_second:.4g} samples/s for {tuning.callers}; "
+    if tuning.busy:
+        return told + f"the best of {measured} setups by processor time (the box was busy), or as good and usual"
+    return told + f"the best of {measured} setups, or as good within {NOISE:.0%} and simpler"
 
 
 def _candidate(measurement: Measurement) -> dict[str, Any]:
@@ -141,6 +152,7 @@ def _candidate(measurement: Measurement) -> dict[str, Any]:
         "latency_p50_ms": measurement.latency_ms,
         "latency_p99_ms": measurement.latency_p99_ms,
         "per_second": measurement.per_second,
+        "per_second_undisturbed": measurement.capacity,
     }
 
 
