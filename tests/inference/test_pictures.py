@@ -13,7 +13,7 @@ from PIL import Image
 from edge_runtime.contract.inputs import InputDeclaration, picture_shape
 from edge_runtime.contract.quantization import dequantize
 from edge_runtime.contract.tensors import TensorSpec
-from edge_runtime.errors import CallerError
+from edge_runtime.errors import CallerError, Code
 from edge_runtime.inference import engine as engines
 from edge_runtime.inference import preprocess
 from edge_runtime.inference.inputs import sampling
@@ -215,3 +215,11 @@ def test_any_picture_fills_any_input(
     assert found.shape == (1, 7, 11, 3)
     assert found.min() >= 0
     assert found.max() <= 60.5
+
+
+def test_a_picture_of_another_format_is_told_so() -> None:
+    """415: nothing is wrong with it, but it is none of the four."""
+    for data in (file_of(ramp(4, 4), "GIF"), file_of(ramp(4, 4), "TIFF"), b"<svg/>"):
+        with pytest.raises(CallerError, match="taken as JPEG, PNG, BMP, WEBP") as caught:
+            preprocess.to_tensor(data, "image/x", SQUARE, InputDeclaration("image"))
+        assert caught.value.code is Code.UNSUPPORTED_MEDIA

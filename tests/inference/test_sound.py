@@ -1,6 +1,7 @@
 """From recordings to what models of sound take, against the libraries they were trained with."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -294,3 +295,18 @@ def test_refusals(
     with pytest.raises(CallerError, match=message) as caught:
         preprocess.prepare(data, kind, (WAVEFORM,), declared, limits)
     assert caught.value.code is code
+
+
+def test_arrays_are_samples_at_the_declared_rate() -> None:
+    """Numbers with a point are -1..1, integers have 16 bits: JSON, .npy and what a pipeline reads."""
+    expected = np.linspace(-0.5, 0.5, 1600)
+    whole = np.rint(expected * 32768)
+    for samples in (expected, whole.astype(np.int16), whole.astype(np.int64)):
+        found = preprocess.to_tensor(samples, "", WAVEFORM, audio())
+        np.testing.assert_allclose(found[0], expected, atol=1e-4)
+    found = preprocess.to_tensor(json.dumps(whole.astype(int).tolist()).encode(), "", WAVEFORM, audio())
+    np.testing.assert_allclose(found[0], expected, atol=1e-4)
+    with pytest.raises(CallerError, match="16 bits, but there is 40000"):
+        preprocess.to_tensor(np.array([40_000]), "", WAVEFORM, audio())
+    with pytest.raises(CallerError, match="not finite"):
+        preprocess.to_tensor(np.array([np.nan]), "", WAVEFORM, audio())

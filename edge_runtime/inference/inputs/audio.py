@@ -44,7 +44,11 @@ def from_recording(recording: Recording, spec: TensorSpec, declaration: InputDec
 
 
 def from_samples(samples: NDArray[Any], spec: TensorSpec, declaration: InputDeclaration, limits: Limits) -> Windows:
-    """The windows of samples at the declared rate, shape (n,) or (n, channels), -1..1 or integers of 16 bits."""
+    """The windows of samples at the declared rate, shape (n,) or (n, channels), -1..1 or integers of 16 bits.
+
+    Raises:
+        CallerError: no whole samples, integers beyond 16 bits, or more than `limits` allow.
+    """
     declared = declaration.sound
     if samples.size > limits.max_audio_seconds * declared.sample_rate * declared.channels:
         raise CallerError(
@@ -55,7 +59,11 @@ def from_samples(samples: NDArray[Any], spec: TensorSpec, declaration: InputDecl
     if samples.size == 0 or samples.size % declared.channels:
         raise CallerError(f"{samples.size} values are no samples of {declared.channels} channels")
     whole = samples.astype(np.float64).reshape(-1, declared.channels)
-    return _windows(whole / _INT16 if samples.dtype == np.int16 else whole, spec, declaration, limits)
+    if samples.dtype.kind in "iu":
+        if np.abs(whole).max() > _INT16:
+            raise CallerError(f"integers are samples of 16 bits, but there is {np.abs(whole).max():.0f}")
+        whole /= _INT16
+    return _windows(whole, spec, declaration, limits)
 
 
 def tensor(window: Floats, spec: TensorSpec, declaration: InputDeclaration) -> NDArray[Any]:

@@ -86,6 +86,11 @@ def read_picture(
         raise CallerError(f"the picture is too large: {error}", Code.TOO_LARGE) from error
     except (OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, OverflowError, ArithmeticError) as error:
         what = f"{form or 'unknown format'}, {len(data)} bytes"
+        if form is None:
+            known = ", ".join(FORMATS)
+            raise CallerError(
+                f"pictures are taken as {known}, but this is none ({what})", Code.UNSUPPORTED_MEDIA
+            ) from error
         raise CallerError(f"the picture cannot be read ({what}): {error}") from error
     pixels = pixels.reshape(shape.height, shape.width, -1)
     if pixels.shape[2] != shape.channels:  # a grey picture for a model of three channels
