@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from edge_runtime.contract.bounds import require
@@ -112,14 +113,13 @@ class PictureShape:
     channels_first: bool = False
 
 
-def picture_shape(shape: Sequence[int], layout: str = "auto") -> PictureShape | None:
+@lru_cache(maxsize=256)
+def picture_shape(shape: tuple[int, ...], layout: str = "auto") -> PictureShape | None:
     """What picture fits an input: (1, H, W, C) or (1, C, H, W) with C 1 or 3, or (1, H, W) for grey; None if none does.
 
     A shape that can be read both ways has its channels last, unless the layout says otherwise.
     """
-    sizes = tuple(shape)
-    if len(sizes) == 3:
-        sizes = (*sizes, 1)
+    sizes = (*shape, 1) if len(shape) == 3 else shape
     if len(sizes) != 4 or sizes[0] not in (1, -1) or min(sizes[1:]) < 1:
         return None
     if layout != "NCHW" and sizes[3] in (1, 3):
@@ -134,7 +134,7 @@ def check_fits(declaration: InputDeclaration, shape: Sequence[int]) -> None:
     channels = shape[-1] if len(shape) > 1 else 1
     match declaration.kind:
         case "image":
-            picture = picture_shape(shape, declaration.layout)
+            picture = picture_shape(tuple(shape), declaration.layout)
             if picture is None:
                 raise ContractError(
                     f"the input is an image, but the model takes {tuple(shape)}, and pictures are (1, height, width,"
