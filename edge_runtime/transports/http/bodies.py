@@ -12,6 +12,8 @@ from edge_runtime.transports.http.exchange import Disconnected, Exchange, send_b
 
 _BINARY = (b"content-type", b"application/octet-stream")
 _VARY = (b"vary", b"accept-encoding")
+# The most that JSON makes of a byte, about: "-128," of an int8.
+_WRITTEN_BYTES = 5
 _UNPACKED_PIECE_BYTES = 1024 * 1024
 
 
@@ -55,10 +57,13 @@ class Bodies:
 
     async def answer(self, exchange: Exchange, size: int, write: Callable[[], InferAnswer]) -> None:
         """Answer with what `write` makes of about `size` bytes, packed where the caller takes that and it pays."""
-        wanted = content_coding.accepted(exchange.header(b"accept-encoding"))
+        header = exchange.header(b"accept-encoding")
+        wanted = content_coding.accepted(header) if header and self._pack_above_bytes else ""
+        if wanted:
+            size *= _WRITTEN_BYTES  # it may be enough to be packed, which takes longer than writing it
         answer, coding = await self._workers.run(size, lambda: self._packed(write(), wanted))
         headers = []
-        if len(answer.body) >= self._pack_above_bytes or coding:
+        if coding or 0 < self._pack_above_bytes <= len(answer.body):
             headers.append(_VARY)
         if coding:
             headers.append((b"content-encoding", coding.encode()))
@@ -73,7 +78,7 @@ class Bodies:
         await self.answer(exchange, size, lambda: InferAnswer(encode_json(write())))
 
     def _packed(self, answer: InferAnswer, coding: str) -> tuple[InferAnswer, str]:
-        if not coding or not self._pack_above_bytes or len(answer.body) < self._pack_above_bytes:
+        if not coding or len(answer.body) < self._pack_above_bytes:
             return answer, ""
         return answer._replace(body=content_coding.packed(answer.body, coding)), coding
 

@@ -69,6 +69,10 @@ class Exchange:
         """Answer with a JSON document."""
         await send_json(self.send, document, status)
 
+    async def _end(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
     async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
         """The work's result; if the caller hangs up before, the work is cancelled. For use once the body is read.
 
@@ -76,7 +80,7 @@ class Exchange:
             Disconnected: the caller has hung up.
         """
         task = asyncio.ensure_future(work)
-        gone = asyncio.ensure_future(self.receive())  # there is nothing to receive any more but the end
+        gone = asyncio.ensure_future(self._end())
         try:
             await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
             if not task.done():

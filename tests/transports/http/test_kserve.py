@@ -1,7 +1,6 @@
 """KServe's client against a real daemon. It has an environment of its own: it asks for other versions of much."""
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from boxes import RunningBox, as_json, running_box
 from bundles import digits, make
 from echo_models import echo_model
-from peers import absent
+from peers import require_kserve
 
 PEER = Path(__file__).with_name("kserve_peer.py")
 
@@ -30,9 +29,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBox]:
 @pytest.mark.timeout(120)
 def test_kserve_s_client_gets_what_it_asks_for(box: RunningBox) -> None:
     """Health, JSON and binary inference, FP16 and text, and protocol v1."""
-    python = os.environ.get("EDGE_RUNTIME_KSERVE_PYTHON", "")
-    if not python:
-        absent("EDGE_RUNTIME_KSERVE_PYTHON is not set to a Python that has kserve (.ci/run makes one)")
+    python = require_kserve()
     run = subprocess.run([python, PEER, box.url], capture_output=True, text=True, check=False, timeout=110)
     assert run.returncode == 0, run.stderr[-3000:]
     got = json.loads(run.stdout.splitlines()[-1])
