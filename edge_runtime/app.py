@@ -1,6 +1,7 @@
 """The composition root: what the daemon is made of, in the order it starts and the order it stops."""
 
 import asyncio
+import errno
 import fcntl
 import glob
 import importlib
@@ -54,6 +55,7 @@ log = logging.getLogger(__name__)
 
 # The watchdog is fed twice in its interval, as sd_watchdog_enabled(3) recommends.
 _FEEDS_PER_INTERVAL = 2
+_LOAD_ATTEMPTS, _LOAD_RETRY_SECONDS = 100, 0.1
 # After the drain; the HTTP server gives its last requests as much.
 _GRPC_GRACE_SECONDS = 1.0
 
@@ -372,8 +374,16 @@ def _pipeline_check(pipeline: Pipeline) -> Any:
 
 
 async def _load(module: str) -> None:
-    """Import a module while requests are answered."""
-    await asyncio.to_thread(importlib.import_module, module)
+    """Import a module while requests are answered; a flood of them may leave no file descriptor to read it with."""
+    for attempt in range(_LOAD_ATTEMPTS):
+        try:
+            await asyncio.to_thread(importlib.import_module, module)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or attempt == _LOAD_ATTEMPTS - 1:
+                raise
+            await asyncio.sleep(_LOAD_RETRY_SECONDS)
+        else:
+            return
 
 
 async def _attempt(what: str, step: Callable[[], Awaitable[None]]) -> None:
