@@ -63,6 +63,7 @@ end
 function response(status, headers, body)
   if status ~= 200 then
     failed = failed + 1
+    why = why or status .. " " .. body:sub(1, 200)
     return
   end
   local text = pattern and body:match(pattern) or body:sub(-#right)
@@ -79,6 +80,7 @@ function done(summary, latency)
   for _, thread in ipairs(threads) do
     wrong_in_all = wrong_in_all + thread:get("wrong")
     failed_in_all = failed_in_all + thread:get("failed")
+    if thread:get("why") then print("FAILED " .. thread:get("why"):gsub("%s+", " ")) end
   end
   local errors = summary.errors
   print(string.format(

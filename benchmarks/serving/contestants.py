@@ -115,7 +115,9 @@ def _triton_backends(python: Path) -> Path:
     stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
     if not stub.exists():
         raise RuntimeError(f"its wheel has no Python backend for Python {version}; make bench with another one")
-    shutil.copy(stub, server / "backends" / "python")
+    target = server / "backends" / "python" / stub.name
+    if not target.exists():  # it may be running still
+        shutil.copy(stub, target)
     return server / "backends"
 
 

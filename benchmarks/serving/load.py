@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,6 +53,8 @@ def ask(
             *("-s", str(_SCRIPT), url, "--", str(folder), key),
         ]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    for line in {line for line in output.splitlines() if line.startswith("FAILED")}:
+        print(f"{url}: {line}", file=sys.stderr, flush=True)
     result = json.loads(output.rpartition("RESULT ")[2])
     return Load(
         per_second=(result["answered"] - result["failed"] - result["wrong"]) / result["seconds"],
