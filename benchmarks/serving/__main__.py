@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -55,6 +56,7 @@ def _some_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what was asked for, and print or write it."""
     options = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers are stopped on the way out
     if options.source:
         results = _read(options.source)
         if not options.json:
