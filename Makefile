@@ -44,6 +44,7 @@ format: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.serving $(BENCH)
 	$(BIN)/python benchmarks/mqtt_outbox.py
+	$(BIN)/python benchmarks/isolation.py
 
 # What is made from the protocol's text is committed, so that no one needs protoc to install or to run.
 # protoc has an environment of its own: it asks for another protobuf than the peers that the tests talk to.
