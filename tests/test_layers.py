@@ -32,7 +32,7 @@ OPERATOR = ("edge_runtime.client", "edge_runtime.cli")
 DEVICE_STACK = (
     "numpy",
     "uvicorn",
-    "grpc",
+    "hpack",
     "starlette",
     "paho",
     "zeroconf",

@@ -1,5 +1,6 @@
 """HTTP/2 header blocks (HPACK, RFC 7541): those of a peer that repeats itself are read once."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -7,6 +8,9 @@ from hpack import Decoder, HPACKError
 from hpack.table import HeaderTable
 
 from edge_runtime.transports.grpc.frames import ErrorCode, Http2Error
+
+# It would tell every header of every request, bytes and all, to who wants the daemon's own words.
+logging.getLogger("hpack").setLevel(logging.INFO)
 
 MAX_BLOCK_BYTES = 32 * 1024
 # What a connection remembers: a client has few kinds of calls.
