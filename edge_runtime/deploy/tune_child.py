@@ -7,6 +7,7 @@ in a setup takes only this process with it; the next one leaves that step out.
 import asyncio
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -130,6 +131,7 @@ class Contest:
         self._job = job
         self._tell = tell
         self._began = time.perf_counter()
+        self._load = round(os.getloadavg()[0] / job.cores, 2)
         self._seconds = job.config.tune_seconds
         self._engine = engine
         self._sessions = _Sessions(engine, job)
@@ -162,6 +164,7 @@ class Contest:
             measurements=tuple(results),
             usual=unmeasured(job.description, job.config),
             noise=_noise(entries),
+            load=self._load,
             fixed=_fixed(job),
         )
 

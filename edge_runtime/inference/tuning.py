@@ -14,6 +14,8 @@ Objective = Literal["latency", "throughput"]
 NOISE = 0.05
 # Above this, measurements say more about what else the box did.
 _BUSY = 0.1
+# So is it where others want this share of the cores: a core that is taken now may be free tomorrow.
+_LOADED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Tuning:
         inputs: "golden" or "zeros".
         usual: what is taken where nothing is measured.
         noise: by how much the rounds of the same setup differed (0.1: 10 %).
+        load: of the box when it began, processes that wanted a core for each core (the system's average of a minute).
         fixed: what the configuration left no choice of, as "threads = 2".
         objective: what an operator asked for; None: what the configuration says.
     """
@@ -63,6 +66,7 @@ class Tuning:
     measurements: tuple[Measurement, ...]
     usual: Setup | None = None
     noise: float = 0.0
+    load: float = 0.0
     fixed: tuple[str, ...] = ()
     objective: Objective | None = None
 
@@ -78,7 +82,7 @@ class Tuning:
     @property
     def busy(self) -> bool:
         """Whether the clock says more about what else the box did; processor time is what is left to go by then."""
-        return self.noise > _BUSY
+        return self.noise > _BUSY or self.load > _LOADED
 
     def best(self, objective: Objective) -> Measurement | None:
         """The best for the objective (the operator's own first); of those as good within the noise the simplest.
@@ -112,6 +116,7 @@ class Tuning:
             "callers": self.callers,
             "fixed_by_configuration": list(self.fixed),
             "noise_percent": round(100 * self.noise, 1),
+            "load_per_core": self.load,
             "candidates": [_candidate(m) for m in self.measurements if not m.dropped],
             "dropped": _dropped(self.measurements),
         }

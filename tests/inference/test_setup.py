@@ -100,9 +100,13 @@ def test_on_a_busy_box_processor_time_counts_and_what_is_usual_is_kept(
 ) -> None:
     """Rounds that differ by 30 % do not tell 500 from 390 in a second."""
     usual, other = replace(TWO, capacity=400), replace(WIDE, per_second=500, capacity=capacity)
-    found = replace(tuning(ONE, usual, other), usual=TWO.setup, noise=noise).best("throughput")
+    known = replace(tuning(ONE, usual, other), usual=TWO.setup, noise=noise)
+    found = known.best("throughput")
     assert found is not None
     assert found.setup == best.setup
+    loaded = replace(known, noise=0.0, load=2 * noise).best("throughput")
+    assert loaded is not None
+    assert loaded.setup == best.setup
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 100), st.floats(1, 1000)), min_size=1, max_size=8))
