@@ -94,7 +94,7 @@ class Daemon:
         self._tuning: asyncio.Task[None] | None = None
 
         self._data_plane = DataPlane(self._service, self._registry, config.http, self._deployer.repository)
-        direct = Direct(self._registry, self._service)
+        direct = Direct(self._registry, self._service, self._data_plane.bodies)
         self._http = HttpServer(config.http, HttpApp(self._data_plane, self._make_management), direct)
         self._grpc = grpc_extra.open_server(
             *(config.grpc, config.http.host, self._service, self._registry),

@@ -21,7 +21,7 @@ class Bodies:
     """Reads and writes the bodies of the data plane within the configured bounds."""
 
     def __init__(self, config: HttpConfig, workers: Workers) -> None:
-        self._max_bytes = config.max_body_bytes
+        self.max_bytes = config.max_body_bytes
         self._pack_above_bytes = config.compress_min_bytes
         self._budget = BodyBudget(config.max_bodies_bytes)
         self._workers = workers
@@ -38,7 +38,7 @@ class Bodies:
             Disconnected: the caller hung up.
         """
         coding = exchange.header(b"content-encoding")
-        body = await _received(exchange, self._max_bytes, share)
+        body = await _received(exchange, self.max_bytes, share)
         return await self._unpacked(body, coding, share) if coding else body
 
     async def _unpacked(self, body: bytes, header: str, share: "BodyShare") -> bytes:
@@ -49,8 +49,8 @@ class Bodies:
         parts, size, work = [], 0, 0
         while (piece := await self._workers.run(work, lambda: next(pieces, None))) is not None:
             size, work = size + len(piece), _UNPACKED_PIECE_BYTES
-            if size > self._max_bytes:
-                raise _too_large(size, self._max_bytes)
+            if size > self.max_bytes:
+                raise _too_large(size, self.max_bytes)
             share.take(len(piece))
             parts.append(piece)
         return b"".join(parts)
@@ -108,6 +108,10 @@ class BodyShare:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give everything back."""
         self._budget.left += self._taken
         self._taken = 0
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 64 * 1024
 MAX_PIPELINED = 64
 # A body goes on when this much has come (or all of it): one byte now and then holds a connection just as well as none.
-_PROGRESS_BYTES = 1024
+PROGRESS_BYTES = 1024
 
 
 class Connection(asyncio.Protocol):
@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
             self.flow.pause_reading()
         elif self.receiving and not self.idle:
             self._fresh_bytes += len(data)
-            if was_idle or self._fresh_bytes >= _PROGRESS_BYTES:
+            if was_idle or self._fresh_bytes >= PROGRESS_BYTES:
                 self.progressed()
 
     def on_response_complete(self) -> None:
@@ -106,18 +106,13 @@ class Connection(asyncio.Protocol):
 class HttpToolsConnection(Connection):
     """For httptools, which takes heads of any length, and any number of requests at once (h11 does neither)."""
 
-    # uvicorn's:
-    pipeline: deque[Any]  # requests that came before the present one was answered
-    scope: dict[str, Any]
-    server_state: Any
-
-    _in_message = False
+    pipeline: deque[Any]  # uvicorn's: requests that came before the present one was answered
     _in_head = False
     _head_bytes = 0
 
     def on_message_begin(self) -> None:
         """A request's first byte."""
-        self._in_message, self._in_head, self._head_bytes = True, True, 0
+        self._in_head, self._head_bytes = True, 0
         super().on_message_begin()  # type: ignore[misc]
 
     def on_headers_complete(self) -> None:
@@ -127,28 +122,7 @@ class HttpToolsConnection(Connection):
             raise ValueError("too many requests are sent ahead")  # the parser ends, and send_400_response is called
         super().on_headers_complete()  # type: ignore[misc]
 
-    def on_message_complete(self) -> None:
-        """The request is here as a whole."""
-        self._in_message = False
-        super().on_message_complete()  # type: ignore[misc]
-
     def data_received(self, data: bytes) -> None:
-        """Answer at once what can be; the rest goes through the parser."""
-        if self._in_message or not self.idle or self.pipeline or self.flow.write_paused:
-            self._parse(data)
-            return
-        answer = self.house_rules.direct.answer(data, self.server_state.default_headers)
-        if answer is None:
-            self._parse(data)
-            if not self._in_message and not self.transport.is_closing():
-                self.house_rules.direct.learn(data, self.scope)
-            return
-        self._unset_keepalive_if_required()  # type: ignore[attr-defined]  # uvicorn's; ours is `check`
-        self.since = self.house_rules.clock()
-        self.server_state.total_requests += 1
-        self.transport.write(answer)
-
-    def _parse(self, data: bytes) -> None:
         """Count what belongs to the head."""
         if self._in_head:
             self._head_bytes += len(data)
@@ -218,7 +192,9 @@ def _uvicorn_protocol() -> tuple[type[asyncio.Protocol], type[Connection]]:
     if importlib.util.find_spec("httptools"):
         from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: PLC0415 - not on 32-bit ARM
 
-        return HttpToolsProtocol, HttpToolsConnection
+        from edge_runtime.transports.http.direct_connection import DirectConnection  # noqa: PLC0415 - it needs the above
+
+        return HttpToolsProtocol, DirectConnection
     from uvicorn.protocols.http.h11_impl import H11Protocol  # noqa: PLC0415 - only where it is needed
 
     return H11Protocol, Connection

@@ -23,7 +23,7 @@ class DataPlane:
         config: HttpConfig,
         repository: ModelRepository | None = None,
     ) -> None:
-        bodies = Bodies(config, service.workers)
+        self.bodies = bodies = Bodies(config, service.workers)
         calls = TensorCalls(service, registry)
         self._oip = OpenInference(calls, registry, bodies, Repository(repository or ServedModels(registry), bodies))
         self._tensorflow = TensorFlowServing(calls, registry, bodies)

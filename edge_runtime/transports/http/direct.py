@@ -1,31 +1,33 @@
-"""The short way: a small inference request is answered as soon as its bytes are here, without parser, task or ASGI.
+"""The short way: an inference request of the usual form is answered without parser, task or ASGI, as far as can be.
 
 Clients send the same head over and over on a connection that stays open. A head that came the ordinary way and was
-found sound is kept; when the same bytes come again (but for the digits of content-length) they mean the same. What is
-not just one whole request of that kind, or is for a model that would hold up the event loop, takes the ordinary way.
+found sound is kept; when the same bytes come again (but for the digits of content-length) they mean the same. A quick
+model answers at once. What is not just one request of that kind takes the ordinary way.
 """
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
-from edge_runtime.errors import Code, EdgeError
+from numpy.typing import NDArray
+
+from edge_runtime.errors import CallerError, Code
 from edge_runtime.inference.call import Call
 from edge_runtime.inference.registry import Registry, ServedVersion
-from edge_runtime.inference.service import InferenceService
+from edge_runtime.inference.service import Inference, InferenceService
 from edge_runtime.inference.workers import ON_LOOP_BYTES
 from edge_runtime.transports.codec import encode_json
-from edge_runtime.transports.http.exchange import whole_number
+from edge_runtime.transports.http.bodies import Bodies, BodyShare
+from edge_runtime.transports.http.exchange import error_document, whole_number
 from edge_runtime.transports.http.forms import Form, form_of
 from edge_runtime.transports.status import HTTP_STATUS
 
-log = logging.getLogger(__name__)
-
-MAX_REQUEST_BYTES = ON_LOOP_BYTES
+MAX_JSON_BYTES = ON_LOOP_BYTES
+_MAX_HEAD_BYTES = 4096
 _MAX_HEADS = 256
+_OK = b"HTTP/1.1 200 OK\r\n"
 _PREFIX = b"POST /v2/models/"
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 # Headers that change nothing about how a request is answered; with any other it takes the ordinary way.
@@ -48,81 +50,139 @@ class _Target:
     form: Form | None = None
 
 
-class Direct:
-    """Answers whole requests in bytes with whole answers in bytes, or leaves them to the ordinary way."""
+class Known(NamedTuple):
+    """What the beginning of a request means: for which version it is, and where it begins and ends in its bytes."""
 
-    def __init__(self, registry: Registry, service: InferenceService) -> None:
+    target: _Target
+    served: ServedVersion
+    form: Form
+    body_at: int
+    size: int
+
+
+class Question(NamedTuple):
+    """A request that was read."""
+
+    known: Known
+    tensors: dict[str, NDArray[Any]]
+    asked: Any
+
+
+class Direct:
+    """From the bytes of requests to the bytes of answers, or to nothing: then they take the ordinary way."""
+
+    def __init__(self, registry: Registry, service: InferenceService, bodies: Bodies) -> None:
         self._registry = registry
         self._service = service
+        self._bodies = bodies
         self._targets: dict[bytes, _Target] = {}
         self._common: Sequence[tuple[bytes, bytes]] | None = None
         self._common_head = b""
 
-    def answer(self, data: bytes, common: Sequence[tuple[bytes, bytes]]) -> bytes | None:
-        """The whole answer to `data`; None if it is not one whole request that may go this way.
-
-        `common` are the headers of every answer.
-        """
-        split = _split(data)
-        if split is None:
-            return None
-        target = self._targets.get(split[0])
-        if target is None:
+    def recognize(self, data: bytes) -> Known | None:
+        """What the first bytes of a request mean; None if they may not go this way."""
+        head = _head(data)
+        target = self._targets.get(head.key) if head is not None else None
+        if head is None or target is None:
             return None
         served = self._registry.loaded(target.model, target.version)
         if served is None:
             return None
         if target.served is not served:
             target.served, target.form = served, form_of(served, target.json_bytes)
-        if target.form is None:
+        # Large JSON takes its time to parse: threads do that.
+        limit = MAX_JSON_BYTES if target.json_bytes is None else self._bodies.max_bytes
+        if target.form is None or head.size - head.body_at > limit:
             return None
-        if common is not self._common:
+        return Known(target, served, target.form, head.body_at, head.size)
+
+    def share(self, size: int) -> BodyShare | None:
+        """Memory for a body that comes in parts, to be released; None where there is none left."""
+        share = self._bodies.share()
+        try:
+            share.take(size)
+        except CallerError:
+            return None
+        return share
+
+    def read(self, known: Known, data: bytes) -> Question | None:
+        """The request that `data`, all of it, is; None if it is not of the usual form, or wrong."""
+        read = known.form.read(data, known.body_at)
+        return None if read is None else Question(known, *read)
+
+    def answer_now(self, question: Question, common: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+        """The whole answer; None if it must be waited for. `common` are the headers of every answer."""
+        served = question.known.served
+        try:
+            inference = self._service.infer_now(served, question.tensors, Call())
+            return None if inference is None else self._accepted(question, inference, common)
+        except Exception as error:  # noqa: BLE001 - `error_document` logs what nobody foresaw
+            return self._refusal(error, common)
+
+    async def answer(self, question: Question, common: Sequence[tuple[bytes, bytes]]) -> bytes:
+        """The whole answer, when the model has it."""
+        target = question.known.target
+        try:
+            inference = await self._service.infer(target.model, question.tensors, version=target.version, call=Call())
+            if inference.version != question.known.served.version:  # swapped meanwhile
+                question = question._replace(known=self._now(question.known, inference.version))
+            return self._accepted(question, inference, common)
+        except Exception as error:  # noqa: BLE001 - `error_document` logs what nobody foresaw
+            return self._refusal(error, common)
+
+    def _now(self, known: Known, version: str) -> Known:
+        served = self._registry.find(known.target.model, known.target.version)
+        form = form_of(served, known.target.json_bytes)
+        if form is None or served.version != version:
+            raise CallerError("the model was replaced meanwhile: ask again", Code.UNAVAILABLE)
+        return known._replace(served=served, form=form)
+
+    def _accepted(self, question: Question, inference: Inference, common: Sequence[tuple[bytes, bytes]]) -> bytes:
+        head, body = question.known.form.write(inference.outputs, question.asked)
+        return b"".join((_OK, self._common_lines(common), head, str(len(body)).encode(), b"\r\n\r\n", body))
+
+    def _refusal(self, error: Exception, common: Sequence[tuple[bytes, bytes]]) -> bytes:
+        status, document = error_document(error)
+        body = encode_json(document)
+        head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        retry = "retry-after: 1\r\n" if status == HTTP_STATUS[Code.OVERLOADED] else ""
+        line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+        return b"".join((line.encode(), self._common_lines(common), retry.encode(), head.encode(), body))
+
+    def _common_lines(self, common: Sequence[tuple[bytes, bytes]]) -> bytes:
+        if common is not self._common:  # uvicorn makes them anew every second
             self._common = common
             self._common_head = b"".join([name + b": " + value + b"\r\n" for name, value in common])
-        return self._infer(served, target.form, data[split[1] :])
-
-    def _infer(self, served: ServedVersion, form: Form, body: bytes) -> bytes | None:
-        request = form.read(body)
-        if request is None:
-            return None
-        try:
-            inference = self._service.infer_now(served, request[0], Call())
-            if inference is None:
-                return None
-            head, body = form.write(inference.outputs, request[1])
-        except EdgeError as error:
-            return self._refusal(HTTP_STATUS[error.code], str(error), error.code)
-        except Exception as error:
-            log.exception("a request failed unexpectedly")
-            return self._refusal(500, f"internal error ({type(error).__name__}); the box's log has the details")
-        return b"".join((b"HTTP/1.1 200 OK\r\n", self._common_head, head, str(len(body)).encode(), b"\r\n\r\n", body))
-
-    def _refusal(self, status: int, message: str, code: Code = Code.INTERNAL) -> bytes:
-        body = encode_json({"error": message})
-        head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        retry = "retry-after: 1\r\n" if code is Code.OVERLOADED else ""
-        line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-        return b"".join((line.encode(), self._common_head, retry.encode(), head.encode(), body))
+        return self._common_head
 
     def learn(self, data: bytes, scope: Mapping[str, Any]) -> None:
         """Keep the head of `data`, which came the ordinary way and was read as `scope` (ASGI)."""
-        split, target = _split(data), _target(scope)
-        if split is None or target is None:
+        head, target = _head(data), _target(scope)
+        if head is None or target is None:
             return
         if len(self._targets) >= _MAX_HEADS:
             self._targets.clear()
-        self._targets[split[0]] = target
+        self._targets[head.key] = target
 
 
-def _split(data: bytes) -> tuple[bytes, int] | None:
-    """The head without the digits of its content-length, and where the body begins; None if it is no whole request."""
-    if not data.startswith(_PREFIX) or len(data) > MAX_REQUEST_BYTES:
+class _Head(NamedTuple):
+    """A head without the digits of its content-length, where the body begins, and where the request ends."""
+
+    key: bytes
+    body_at: int
+    size: int
+
+
+def _head(data: bytes) -> _Head | None:
+    """The head that `data` begins with, if there is no more in it than one request."""
+    if not data.startswith(_PREFIX):
         return None
-    end = data.find(b"\r\n\r\n")
+    end = data.find(b"\r\n\r\n", 0, _MAX_HEAD_BYTES)
     length = _LENGTH.search(data, 0, end) if end > 0 else None
-    if length is None or len(data) != end + 4 + int(length[1]):
+    if length is None:
         return None
-    return data[: length.start(1)] + data[length.end(1) : end], end + 4
+    size = end + 4 + int(length[1])
+    return _Head(data[: length.start(1)] + data[length.end(1) : end], end + 4, size) if len(data) <= size else None
 
 
 def _target(scope: Mapping[str, Any]) -> _Target | None:

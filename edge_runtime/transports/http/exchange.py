@@ -110,15 +110,21 @@ async def send_bytes(
 
 
 async def send_error(send: Send, error: Exception) -> None:
-    """Answer with what went wrong; what nobody foresaw is logged with its trace and told without it."""
+    """Answer with what went wrong."""
+    more = []
+    if isinstance(error, WrongMethodError):
+        more.append((b"allow", error.allow.encode()))
+    if isinstance(error, EdgeError) and error.code is Code.UNSUPPORTED_MEDIA:
+        more.append(_ACCEPT_ENCODING)
+    status, document = error_document(error)
+    await send_bytes(send, encode_json(document), status, *more)
+
+
+def error_document(error: Exception) -> tuple[int, dict[str, str]]:
+    """Status and document of an error; what nobody foresaw is logged with its trace and told without it."""
+    if isinstance(error, WrongMethodError):
+        return 405, {"error": str(error)}
     if isinstance(error, EdgeError):
-        status = 405 if isinstance(error, WrongMethodError) else HTTP_STATUS[error.code]
-        more = []
-        if isinstance(error, WrongMethodError):
-            more.append((b"allow", error.allow.encode()))
-        if error.code is Code.UNSUPPORTED_MEDIA:
-            more.append(_ACCEPT_ENCODING)
-        await send_bytes(send, encode_json({"error": str(error)}), status, *more)
-        return
+        return HTTP_STATUS[error.code], {"error": str(error)}
     log.error("a request failed unexpectedly", exc_info=error)
-    await send_json(send, {"error": f"internal error ({type(error).__name__}); the box's log has the details"}, 500)
+    return 500, {"error": f"internal error ({type(error).__name__}); the box's log has the details"}

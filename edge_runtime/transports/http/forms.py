@@ -36,8 +36,11 @@ _NUMPY_1 = int(np.__version__.split(".", maxsplit=1)[0]) < 2
 class Form(Protocol):
     """A way to read requests and to write their answers."""
 
-    def read(self, body: bytes) -> tuple[dict[str, NDArray[Any]], Any] | None:
-        """The tensors by name, and what `write` must know of the request; None for what is not of this form."""
+    def read(self, data: bytes, at: int) -> tuple[dict[str, NDArray[Any]], Any] | None:
+        """The tensors by name of a body that begins in `data` at `at`, and what `write` must know of the request.
+
+        None for what is not of this form. Raw tensors share the memory of `data`.
+        """
         ...
 
     def write(self, outputs: Outputs, asked: Any) -> tuple[bytes, bytes]:
@@ -48,7 +51,7 @@ class Form(Protocol):
 def form_of(served: ServedVersion, json_bytes: int | None) -> Form | None:
     """How requests for a version are read whose first `json_bytes` are JSON (None: all); None: the ordinary way."""
     description = served.description
-    if msgspec is None or len(description.inputs) != 1 or not served.runner.inline_bytes:
+    if msgspec is None or len(description.inputs) != 1:
         return None
     dtypes = [np.dtype(NUMPY_NAMES[spec.datatype]) for spec in (*description.inputs, *description.outputs)]
     if any(dtype.kind not in _NUMBERS or dtype == np.float16 for dtype in dtypes):
@@ -76,10 +79,10 @@ class JsonForm:
         self._begin = encode_json(names)[:-1]
         self._outputs = [(spec.name, *_output_pieces(spec, i)) for i, spec in enumerate(served.description.outputs)]
 
-    def read(self, body: bytes) -> tuple[dict[str, NDArray[Any]], str] | None:
+    def read(self, data: bytes, at: int) -> tuple[dict[str, NDArray[Any]], str] | None:
         """See `Form.read`; what is asked is the id."""
         try:
-            request = self._decode(body)
+            request = self._decode(memoryview(data)[at:])
             entry = request.inputs[0]
             if entry.name != self._name or entry.datatype != self._datatype:
                 return None
@@ -132,13 +135,14 @@ class BinaryForm:
         self._dtype = np.dtype(NUMPY_NAMES[self._spec.datatype]).newbyteorder("<")
         self._layouts: dict[bytes, _Layout] = {}
 
-    def read(self, body: bytes) -> tuple[dict[str, NDArray[Any]], _Layout] | None:
+    def read(self, data: bytes, at: int) -> tuple[dict[str, NDArray[Any]], _Layout] | None:
         """See `Form.read`."""
-        layout = self._layouts.get(body[: self._json_bytes]) or self._learn(body)
+        raw_at = at + self._json_bytes
+        layout = self._layouts.get(data[at:raw_at]) or self._learn(data[at:])
         if layout is None:
             return None
         try:
-            array = np.frombuffer(body, self._dtype, -1, self._json_bytes).reshape(layout.shape)
+            array = np.frombuffer(data, self._dtype, -1, raw_at).reshape(layout.shape)
         except ValueError:
             return None
         return {self._spec.name: array}, layout

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_runtime.config import EngineConfig
+from edge_runtime.config import EngineConfig, HttpConfig
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.tensors import Datatype, TensorSpec
 from edge_runtime.errors import Code, ContentError, EdgeError
@@ -28,6 +29,7 @@ from edge_runtime.inference.pool import Pool
 from edge_runtime.inference.registry import Registry, ServedVersion
 from edge_runtime.inference.service import Inference, InferenceService
 from edge_runtime.transports import codec
+from edge_runtime.transports.http.bodies import Bodies
 from edge_runtime.transports.http.direct import Direct
 
 pytestmark = pytest.mark.skipif(
@@ -63,7 +65,8 @@ class Bench:
         self.mirror = Mirror(TensorSpec("x", datatype, shape))
         self.inline_bytes = inline_bytes
         self.serve("1")
-        self.direct = Direct(self.registry, InferenceService(self.registry, EventBus(), EngineConfig()))
+        service = InferenceService(self.registry, EventBus(), EngineConfig())
+        self.direct = Direct(self.registry, service, Bodies(HttpConfig(), service.workers))
 
     def serve(self, version: str) -> ServedVersion:
         """Swap a version in."""
@@ -78,7 +81,15 @@ class Bench:
     def ask(self, body: bytes, **head: Any) -> bytes | None:
         """The answer of the short way to a request whose head is known."""
         self.learn(body, **head)
-        return self.direct.answer(request(body, **head), COMMON)
+        return self.answer(request(body, **head))
+
+    def answer(self, data: bytes) -> bytes | None:
+        """The answer of the short way."""
+        known = self.direct.recognize(data)
+        if known is None or known.size != len(data):
+            return None
+        question = self.direct.read(known, data)
+        return None if question is None else self.direct.answer_now(question, COMMON)
 
     def learn(self, body: bytes, path: str = PATH, extra: bytes = b"", **scope: Any) -> None:
         """The request came the ordinary way."""
@@ -122,9 +133,9 @@ def parts(answer: bytes | None) -> tuple[bytes, Any]:
 def test_a_known_head_is_answered_whatever_the_length_of_its_body() -> None:
     """Only the digits of content-length may differ."""
     bench = Bench()
-    assert bench.direct.answer(request(body_of([1, 2, 3])), COMMON) is None, "answered without having seen the head"
+    assert bench.answer(request(body_of([1, 2, 3]))) is None, "answered without having seen the head"
     bench.learn(body_of([1, 2, 3]))
-    head, document = parts(bench.direct.answer(request(body_of([-128, 127, 100])), COMMON))
+    head, document = parts(bench.answer(request(body_of([-128, 127, 100]))))
     assert head.startswith(b"HTTP/1.1 200 OK\r\ndate: today\r\ncontent-type: application/json\r\n")
     assert document["outputs"] == [{"name": "x", "datatype": "INT8", "shape": [1, 3], "data": [-128, 127, 100]}]
     assert bench.registry.find("m").stats.requests == 1
@@ -159,10 +170,10 @@ def test_what_is_not_one_whole_request_takes_the_ordinary_way() -> None:
     """Parts of a request, two of them, and a length that is a lie."""
     bench, whole = Bench(), request(body_of([1, 2, 3]))
     bench.learn(body_of([1, 2, 3]))
-    assert bench.direct.answer(whole, COMMON) is not None
+    assert bench.answer(whole) is not None
     for cut in range(len(whole)):
-        assert bench.direct.answer(whole[:cut], COMMON) is None
-        assert bench.direct.answer(whole[cut:] + whole, COMMON) is None
+        assert bench.answer(whole[:cut]) is None
+        assert bench.answer(whole[cut:] + whole) is None
 
 
 def test_a_swap_is_seen_by_the_next_request() -> None:
@@ -259,7 +270,7 @@ def test_raw_bytes_of_another_length_are_not_taken_for_the_layout_that_is_known(
     body, header = binary_of(np.int8([1, 2, 3]))
     assert bench.ask(body, extra=header) is not None
     for wrong in (body[:-1], body + b"1", body + body[-3:]):
-        assert bench.direct.answer(request(wrong, extra=header), COMMON) is None
+        assert bench.answer(request(wrong, extra=header)) is None
 
 
 VALUES = st.one_of(st.integers(-200, 300), st.floats(-1e39, 1e39), st.booleans(), st.none(), st.text(max_size=2))
@@ -309,10 +320,7 @@ def connected(box: RunningBox) -> Iterator[socket.socket]:
 
 def read_answer(received: Any) -> Any:
     """The document of the next answer."""
-    length = 0
-    while (line := received.readline().lower().strip()) != b"":
-        length = int(line.split()[1]) if line.startswith(b"content-length") else length
-    return json.loads(received.read(length))
+    return json.loads(read_bytes(received))
 
 
 def exchange(box: RunningBox, *pieces: bytes, answers: int) -> list[Any]:
@@ -335,6 +343,46 @@ def test_however_it_comes_each_request_has_its_answer(box: RunningBox) -> None:
     assert [answer.get("id") for answer in found] == ["0", None, "1", "2", None, "3"]
     ordinary = box.post("/v2/models/digits/infer", as_json({"id": "7", "inputs": data}) + b" ", "text/plain")[1]
     assert exchange(box, *whole[7:9], answers=2)[0] == ordinary
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.02])
+def test_large_bodies_come_in_parts(tmp_path: Path, pause: float) -> None:
+    """A body of raw bytes that fills several reads, ahead of the next ones, and one whose caller hangs up."""
+    with running_box(tmp_path) as box:
+        assert box.push(digits())["state"] == "COMMITTED"
+        rows = 2000
+        values = np.arange(rows * 64, dtype=np.int64).astype(np.int8)
+        entry = {"name": "image", "shape": [rows, 8, 8, 1], "datatype": "INT8"}
+        size = {"parameters": {"binary_data_size": values.nbytes}}
+        wanted = {"outputs": [{"name": "scores", "parameters": {"binary_data": True}}]}
+        document = as_json({"inputs": [entry | size]} | wanted)
+        header = f"Inference-Header-Content-Length: {len(document)}\r\n".encode()
+        whole = request(document + values.tobytes(), "/v2/models/digits/infer", header)
+        with connected(box) as link:
+            received = link.makefile("rb")
+            answers = []
+            for parts in ([whole], [whole], [whole[:70_000], whole[70_000:]], [whole + whole, whole[:9], whole[9:]]):
+                for part in parts:
+                    link.sendall(part)
+                    time.sleep(pause)
+                answers += [read_bytes(received) for _ in range(3 if len(parts) == 3 else 1)]
+        assert len(answers[0]) > rows * 10
+        assert answers.count(answers[0]) == len(answers) == 6
+        for cut in (100, 70_000, len(whole)):
+            with connected(box) as link:
+                link.sendall(whole)
+                read_bytes(link.makefile("rb"))
+                link.sendall(whole[:cut])
+        assert box.get("/v2/health/ready") == {"ready": True}
+
+
+def read_bytes(received: Any) -> bytes:
+    """The body of the next answer."""
+    length = 0
+    while (line := received.readline().lower().strip()) != b"":
+        length = int(line.split()[1]) if line.startswith(b"content-length") else length
+    data: bytes = received.read(length)
+    return data
 
 
 def test_a_connection_of_short_ways_is_closed_when_it_is_silent(tmp_path: Path) -> None:
