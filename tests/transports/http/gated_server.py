@@ -79,8 +79,9 @@ async def gated_server(*, queue: int = 4, repository: ModelRepository | None = N
     registry.swap(ServedVersion(Manifest("m", "1.0.0", {}), "0" * 64, description, pool, admission))
     service = InferenceService(registry, EventBus(), EngineConfig())
     config = HttpConfig(host="127.0.0.1", port=0)
-    app = HttpApp(DataPlane(service, registry, config, repository), _no_management)
-    server = HttpServer(config, app, Direct(registry, service))
+    data_plane = DataPlane(service, registry, config, repository)
+    direct = Direct(registry, service, data_plane.bodies)
+    server = HttpServer(config, HttpApp(data_plane, _no_management), direct)
     await server.start()
     try:
         yield GatedBench(session, pool, server.port)
