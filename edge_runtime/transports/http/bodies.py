@@ -77,8 +77,12 @@ class Bodies:
         """Likewise with a JSON document."""
         await self.answer(exchange, size, lambda: InferAnswer(encode_json(write())))
 
+    def pays_to_pack(self, size: int) -> bool:
+        """Whether an answer of so many bytes is packed for who takes that."""
+        return 0 < self._pack_above_bytes <= size
+
     def _packed(self, answer: InferAnswer, coding: str) -> tuple[InferAnswer, str]:
-        if not coding or len(answer.body) < self._pack_above_bytes:
+        if not coding or not self.pays_to_pack(len(answer.body)):
             return answer, ""
         return answer._replace(body=content_coding.packed(answer.body, coding)), coding
 

@@ -19,6 +19,7 @@ from edge_runtime.inference.registry import Registry, ServedVersion
 from edge_runtime.inference.service import Inference, InferenceService
 from edge_runtime.inference.workers import ON_LOOP_BYTES
 from edge_runtime.transports.codec import encode_json
+from edge_runtime.transports.http import content_coding
 from edge_runtime.transports.http.bodies import Bodies, BodyShare
 from edge_runtime.transports.http.exchange import error_document, whole_number
 from edge_runtime.transports.http.forms import Form, form_of
@@ -41,11 +42,17 @@ _PLAIN_HEADERS = frozenset(
 
 @dataclass(slots=True)
 class _Target:
-    """Whom a head asks, how much of the body is JSON (None: all), and what is known of who answered last."""
+    """What a head asks, and what is known of who answered last.
+
+    Attributes:
+        json_bytes: how much of the body is JSON; None: all.
+        packed: the caller takes the answer packed.
+    """
 
     model: str
     version: str | None
     json_bytes: int | None
+    packed: bool
     served: ServedVersion | None = None
     form: Form | None = None
 
@@ -108,7 +115,11 @@ class Direct:
     def read(self, known: Known, data: bytes) -> Question | None:
         """The request that `data`, all of it, is; None if it is not of the usual form, or wrong."""
         read = known.form.read(data, known.body_at)
-        return None if read is None else Question(known, *read)
+        if read is None:
+            return None
+        if known.target.packed and self._bodies.pays_to_pack(known.form.sample_bytes * _samples(read[0])):
+            return None
+        return Question(known, *read)
 
     def answer_now(self, question: Question, common: Sequence[tuple[bytes, bytes]]) -> bytes | None:
         """The whole answer; None if it must be waited for. `common` are the headers of every answer."""
@@ -185,6 +196,10 @@ def _head(data: bytes) -> _Head | None:
     return _Head(data[: length.start(1)] + data[length.end(1) : end], end + 4, size) if len(data) <= size else None
 
 
+def _samples(tensors: Mapping[str, NDArray[Any]]) -> int:
+    return max(max(value.shape[:1], default=1) for value in tensors.values())
+
+
 def _target(scope: Mapping[str, Any]) -> _Target | None:
     names = [name for name, _ in scope["headers"] if name != b"connection"]
     headers = dict(scope["headers"])
@@ -197,10 +212,11 @@ def _target(scope: Mapping[str, Any]) -> _Target | None:
     json_bytes = None if digits is None else whole_number(digits.decode("latin-1"))
     if digits is not None and not json_bytes:
         return None
+    packed = bool(content_coding.accepted(headers.get(b"accept-encoding", b"").decode("latin-1")))
     match scope["path"].split("/"):
         case ["", "v2", "models", model, "infer"]:
-            return _Target(model, None, json_bytes)
+            return _Target(model, None, json_bytes, packed)
         case ["", "v2", "models", model, "versions", version, "infer"]:
-            return _Target(model, version, json_bytes)
+            return _Target(model, version, json_bytes, packed)
         case _:
             return None

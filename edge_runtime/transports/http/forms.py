@@ -4,6 +4,7 @@ A form gives None for whatever is not quite usual, or wrong: the codec then read
 Source: Open Inference Protocol v2, "Inference"; Triton's "Binary Tensor Data Extension".
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -30,11 +31,17 @@ _MAX_LAYOUTS = 256
 _NUMBERS: dict[str, Any] = {"i": list[int], "u": list[int], "f": list[float]}
 # A request with keys that are not known here is left to the ordinary way.
 _STRICT = {"forbid_unknown_fields": True, "gc": False}
+_DIGITS = 4  # in JSON, about so many for each byte
 _NUMPY_1 = int(np.__version__.split(".", maxsplit=1)[0]) < 2
 
 
 class Form(Protocol):
-    """A way to read requests and to write their answers."""
+    """A way to read requests and to write their answers.
+
+    `sample_bytes`: about how long the answer is for each sample.
+    """
+
+    sample_bytes: int
 
     def read(self, data: bytes, at: int) -> tuple[dict[str, NDArray[Any]], Any] | None:
         """The tensors by name of a body that begins in `data` at `at`, and what `write` must know of the request.
@@ -62,6 +69,12 @@ def form_of(served: ServedVersion, json_bytes: int | None) -> Form | None:
     return None if _NUMPY_1 and dtypes[0].kind != "f" else JsonForm(served)
 
 
+def _output_bytes(served: ServedVersion) -> int:
+    """Of all outputs, for one sample."""
+    specs = served.description.outputs
+    return sum(math.prod(abs(n) for n in spec.shape) * np.dtype(NUMPY_NAMES[spec.datatype]).itemsize for spec in specs)
+
+
 class JsonForm:
     """One input, its numbers in a flat list, nothing special asked for."""
 
@@ -77,6 +90,7 @@ class JsonForm:
         self._largest = float(np.finfo(self._dtype).max) if self._dtype.kind == "f" else 0.0
         names = {"model_name": served.name, "model_version": served.version}
         self._begin = encode_json(names)[:-1]
+        self.sample_bytes = _DIGITS * _output_bytes(served)
         self._outputs = [(spec.name, *_output_pieces(spec, i)) for i, spec in enumerate(served.description.outputs)]
 
     def read(self, data: bytes, at: int) -> tuple[dict[str, NDArray[Any]], str] | None:
@@ -134,6 +148,7 @@ class BinaryForm:
         self._spec = served.description.inputs[0]
         self._dtype = np.dtype(NUMPY_NAMES[self._spec.datatype]).newbyteorder("<")
         self._layouts: dict[bytes, _Layout] = {}
+        self.sample_bytes = _output_bytes(served)
 
     def read(self, data: bytes, at: int) -> tuple[dict[str, NDArray[Any]], _Layout] | None:
         """See `Form.read`."""
