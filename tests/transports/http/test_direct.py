@@ -213,8 +213,8 @@ def test_what_is_worth_packing_takes_the_ordinary_way() -> None:
     """Where the caller takes it packed; a short answer is sent as it is."""
     accepts = b"Accept-Encoding: gzip\r\n"
     assert Bench().ask(body_of([1, 2, 3]), extra=accepts) is not None
-    large = Bench(shape=(1, 2000), inline_bytes=10_000)
-    body = body_of([1] * 2000, shape=[1, 2000])
+    large = Bench(shape=(1, 5000), inline_bytes=10_000)
+    body = body_of([1] * 5000, shape=[1, 5000])
     assert large.ask(body) is not None
     assert large.ask(body, extra=accepts) is None
     assert large.ask(body, extra=b"Accept-Encoding: gzip;q=0\r\n") is not None
