@@ -100,9 +100,9 @@ class JsonForm:
             entry = request.inputs[0]
             if entry.name != self._name or entry.datatype != self._datatype:
                 return None
-            array = np.array(entry.data, self._dtype).reshape(entry.shape)
             if self._largest and (max(entry.data) > self._largest or min(entry.data) < -self._largest):
                 return None
+            array = np.array(entry.data, self._dtype).reshape(entry.shape)
         except (ValueError, OverflowError, RecursionError, TypeError):
             return None
         # To numpy, -1 in a shape means whatever fits; to the protocol it is wrong.
