@@ -28,6 +28,7 @@ from edge_runtime.transports.status import HTTP_STATUS
 MAX_JSON_BYTES = ON_LOOP_BYTES
 _MAX_HEAD_BYTES = 4096
 _MAX_HEADS = 256
+_VARY = b"vary: accept-encoding\r\n"  # as the ordinary way says of what it packs for others
 _OK = b"HTTP/1.1 200 OK\r\n"
 _PREFIX = b"POST /v2/models/"
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
@@ -150,7 +151,8 @@ class Direct:
 
     def _accepted(self, question: Question, inference: Inference, common: Sequence[tuple[bytes, bytes]]) -> bytes:
         head, body = question.known.form.write(inference.outputs, question.asked)
-        return b"".join((_OK, self._common_lines(common), head, str(len(body)).encode(), b"\r\n\r\n", body))
+        vary = _VARY if self._bodies.pays_to_pack(len(body)) else b""
+        return b"".join((_OK, self._common_lines(common), vary, head, str(len(body)).encode(), b"\r\n\r\n", body))
 
     def _refusal(self, error: Exception, common: Sequence[tuple[bytes, bytes]]) -> bytes:
         status, document = error_document(error)
