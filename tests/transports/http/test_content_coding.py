@@ -85,7 +85,8 @@ def test_content_encoding_names_one_coding() -> None:
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBox]:
     """A daemon that packs answers from 100 bytes on."""
-    bounds = (f"http.max_body_bytes={MAX_BODY_BYTES}", "http.compress_min_bytes=100")
+    bounds = [f"http.{bound}={MAX_BODY_BYTES}" for bound in ("max_body_bytes", "max_bodies_bytes")]
+    bounds.append("http.compress_min_bytes=100")
     with running_box(tmp_path_factory.mktemp("coding"), *bounds) as running:
         assert running.push(digits())["state"] == "COMMITTED"
         yield running
@@ -119,6 +120,17 @@ def test_a_bomb_is_refused_while_it_is_unpacked(box: RunningBox) -> None:
     answer = box.http.request("POST", box.url + INFER, body=bomb, headers={"content-encoding": "gzip"})
     assert (answer.status, str(MAX_BODY_BYTES) in answer.json()["error"]) == (413, True)
     assert peak_memory_bytes(box) - before < 20_000_000
+
+
+def test_what_is_unpacked_counts_in_the_budget_of_all_bodies(box: RunningBox) -> None:
+    """And is given back: not larger than one body may be, but together with what it came in too much."""
+    large = gzip.compress(bytes(MAX_BODY_BYTES))
+    for _ in range(2):
+        answer = box.http.request("POST", box.url + INFER, body=large, headers={"content-encoding": "gzip"})
+        assert (answer.status, "http.max_bodies_bytes" in answer.json()["error"]) == (429, True)
+        almost = gzip.compress(bytes(MAX_BODY_BYTES - 5000))
+        answer = box.http.request("POST", box.url + INFER, body=almost, headers={"content-encoding": "gzip"})
+        assert (answer.status, "not JSON" in answer.json()["error"]) == (400, True)
 
 
 @pytest.mark.parametrize(

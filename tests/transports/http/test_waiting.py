@@ -142,3 +142,15 @@ def test_a_trace_goes_with_the_call(headers: list[str], kept: str) -> None:
         assert (call.traceparent, call.id) == (kept, "7")
 
     run(go)
+
+
+def test_an_output_that_there_is_not_is_refused_before_anything_runs() -> None:
+    """The engine has better things to do."""
+
+    async def go(bench: GatedBench) -> None:
+        body = json.dumps(json.loads(BODY) | {"outputs": [{"name": "nope"}]}).encode()
+        status, _, document = await answer(bench, body)
+        assert (status, "no output 'nope'" in document["error"]) == (400, True)
+        assert not bench.session.runs
+
+    run(go)
