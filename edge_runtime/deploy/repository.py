@@ -24,7 +24,7 @@ from edge_runtime.system import memory
 log = logging.getLogger(__name__)
 
 # At boot models are loaded for so long at most before the box says that it is ready; the others come after that.
-_BOOT_SECONDS = 0.5
+_BOOT_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +134,18 @@ class Repository:
 
     async def open(self, digest: str) -> ServedVersion:
         """A committed version with its sessions in memory, and counted."""
-        return await self.load_proven(await self._proven(digest))
+        return await self.load_proven(await self._proven(self.version(digest)))
 
-    async def _proven(self, digest: str) -> Deployment:
-        found, engine = self.version(digest), self._loader.engine
+    async def _proven(self, found: Deployment) -> Deployment:
+        engine = self._loader.engine
         manifest, known = found.manifest, found.description
         same = known is not None and (known.engine, known.engine_version) == (engine.name, engine.version)
-        if known is None or not same or self._probe.doubts(manifest, known):
-            # Another engine than the one that proved it, or a delegate: prove it before it gets into this process.
-            description = await self._probe.run(manifest)
-            await asyncio.to_thread(self._store.describe, digest, description)
-        return self.version(digest)
+        if known is not None and same and not self._probe.doubts(manifest, known):
+            return found
+        # Another engine than the one that proved it, or a delegate: prove it before it gets into this process.
+        description = await self._probe.run(manifest)
+        await asyncio.to_thread(self._store.describe, found.digest, description)
+        return self.version(found.digest)
 
     async def load_proven(self, deployment: Deployment) -> ServedVersion:
         """The sessions of a version or an attempt, with room made for them. Raises EdgeError where there is none."""
@@ -170,7 +171,7 @@ class Repository:
         """For the residence, which has made room already."""
         try:
             self.residence.check_fits(served.manifest, served.description)
-            new = await asyncio.to_thread(self._load, await self._proven(served.digest))
+            new = await asyncio.to_thread(self._load, await self._proven(self.version(served.digest)))
         except EdgeError as error:
             if self._registry.serves(served.name, served.digest):
                 await self._give_up(served, error)

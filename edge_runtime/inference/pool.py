@@ -19,6 +19,9 @@ T = TypeVar("T")
 
 # Handing a call to a thread and back costs about this much; a faster model is quicker on the event loop itself.
 INLINE_BELOW_MS = 0.2
+# Of all models: one is made only where none is idle, so that a box with many models does not keep some for each. There
+# are never more calls than sessions; the bound is for a box that has more of them than threads make sense.
+_THREADS = ThreadPoolExecutor(1024, thread_name_prefix="engine")
 
 
 class Pool:
@@ -33,7 +36,7 @@ class Pool:
         self._waiters: deque[asyncio.Future[Session]] = deque()
         self._max_waiting = max_waiting
         self.inline_bytes = inline_bytes
-        self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="engine")
+        self._closed = False
 
     @property
     def busy(self) -> int:
@@ -67,7 +70,7 @@ class Pool:
         session = await self._acquire(deadline)
         started = time.perf_counter()
         call.queue_seconds = started - arrived
-        work = asyncio.get_running_loop().run_in_executor(self._threads, job, session)
+        work = asyncio.get_running_loop().run_in_executor(_THREADS, job, session)
         # The thread cannot be interrupted: the session comes back when it is done, whoever still waits for it.
         work.add_done_callback(lambda done: self._release(session, done))
         try:
@@ -113,11 +116,12 @@ class Pool:
             if not waiter.done():
                 waiter.set_result(session)
                 return
-        self._idle.append(session)
+        if not self._closed:
+            self._idle.append(session)
 
     def close(self) -> None:
-        """Let running calls finish and free the sessions."""
-        self._threads.shutdown(wait=False)
+        """Let running and waiting calls finish and free the sessions."""
+        self._closed = True
         self._idle.clear()
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -139,6 +140,42 @@ def test_a_failing_model_gives_its_session_back() -> None:
                     assert pool.run_now(TENSORS) or await pool.run(TENSORS, Call(deadline=soon()))
             assert pool.busy == 0
             pool.close()
+
+    asyncio.run(go())
+
+
+def test_models_that_are_used_in_turn_share_their_threads() -> None:
+    """Fifty models do not keep fifty threads."""
+
+    async def go() -> None:
+        before, gate = threading.active_count(), Gate()
+        gate.open.set()
+        pools = [Pool([gate], max_waiting=1, inline_bytes=0) for _ in range(50)]
+        for pool in pools:
+            await pool.run(TENSORS, Call(deadline=soon()))
+        assert threading.active_count() <= before + 2
+        for pool in pools:
+            pool.close()
+
+    asyncio.run(go())
+
+
+def test_a_closed_pool_answers_whoever_is_inside_and_keeps_no_session() -> None:
+    """Those who wait for a session, too."""
+
+    async def go() -> None:
+        gate = Gate()
+        kept = weakref.ref(gate)
+        pool = Pool([gate], max_waiting=1, inline_bytes=0)
+        calls = [asyncio.create_task(pool.run(TENSORS, Call(deadline=soon()))) for _ in range(2)]
+        await asyncio.to_thread(gate.entered.acquire)
+        pool.close()
+        gate.open.set()
+        assert len(await asyncio.gather(*calls)) == 2
+        del gate, calls
+        async with asyncio.timeout(5):
+            while kept() is not None:  # noqa: ASYNC110 - the thread that ran it lets go of it a moment later
+                await asyncio.sleep(0.01)
 
     asyncio.run(go())
 

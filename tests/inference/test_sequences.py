@@ -1,6 +1,8 @@
 """Sequences with models that really keep state: nobody meets anybody else's, and every end is defined."""
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,10 +22,11 @@ from stateful_models import accumulator
 from edge_runtime.config import EngineConfig
 from edge_runtime.contract import tflite_metadata
 from edge_runtime.contract.manifest import Manifest
-from edge_runtime.errors import CallerError, Code, ContentError
+from edge_runtime.errors import CallerError, Code, ContentError, EdgeError
 from edge_runtime.events import EventBus
 from edge_runtime.inference.call import Call, SequenceStep
 from edge_runtime.inference.description import Description
+from edge_runtime.inference.isolated import IsolatedEngine
 from edge_runtime.inference.loader import Loader
 from edge_runtime.inference.neutral import neutral_inputs
 from edge_runtime.inference.registry import Registry, ServedVersion
@@ -310,3 +313,27 @@ def test_a_sequence_of_a_model_without_state_just_works() -> None:
         box.registry.close()
 
     asyncio.run(go())
+
+
+def test_the_state_of_a_sequence_in_a_worker_process_is_lost_with_it_and_that_is_told() -> None:
+    """Another worker would go on from nothing, as if it were the caller's state."""
+
+    async def go(box: Box) -> None:
+        engine = IsolatedEngine(box.loader.engine, box.config)
+        session = engine.open(accumulator_file(), "builtin", 1, "resources")
+        box.registry.find("m").open_session = lambda: session
+        assert await box.ask(2, "s", start=True) == 2
+        assert await box.ask(2, "s") == 4
+        pid = session.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.to_thread(os.waitid, os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(EdgeError, match="process"):
+            await box.ask(2, "s")
+        with pytest.raises(CallerError, match="sequence_start"):
+            await box.ask(2, "s")
+        assert await box.ask(2, "s", start=True) == 2
+        assert await box.ask(2, "s") == 4
+        session.close()
+
+    on_box(go)
