@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,32 @@ def test_without_a_daemon_it_measures_for_the_next_one(tmp_path: Path) -> None:
     assert command(tmp_path, port, "--objective", "beauty").returncode == 2
     with running_box(tmp_path, QUICK) as box:
         assert tuning_of(box)["chosen"] in done.stdout
+
+
+def test_what_was_never_measured_on_this_box_is_measured_after_the_start(tmp_path: Path) -> None:
+    """As after an update of the engine or on another board: it serves at once, and tunes meanwhile."""
+    with running_box(tmp_path) as box:
+        assert box.push(digits())["state"] == "COMMITTED"
+        box.terminate()
+    with running_box(tmp_path, QUICK) as box:
+        body, deadline = infer_body(box), time.monotonic() + 30
+        while tuning_of(box) is None:
+            assert box.post("/v2/models/digits/infer", body)[0] == 200
+            assert time.monotonic() < deadline
+        assert box.get("/models")["models"][0]["setup"] == tuning_of(box)["chosen"]
+
+
+def test_a_box_that_is_tuning_stops_as_soon_as_any_other(tmp_path: Path) -> None:
+    """The child goes with it, and what it had found so far is not kept."""
+    with running_box(tmp_path) as box:
+        assert box.push(digits())["state"] == "COMMITTED"
+        box.terminate()
+    with running_box(tmp_path, "engine.tune_seconds=20", "lifecycle.drain_seconds=0.5") as box:
+        assert box.post("/models/digits/tune")[0] == 202
+        assert box.post("/models/digits/tune")[0] == 409
+        assert box.terminate() < 6
+    with running_box(tmp_path) as box:
+        assert tuning_of(box) is None
 
 
 def test_what_is_wrong_with_a_request_to_tune_is_told(tmp_path: Path) -> None:
