@@ -47,6 +47,7 @@ from edge_runtime.transports.http.server import HttpServer
 
 if TYPE_CHECKING:  # these are imported where they are used: the box is ready sooner, and what is off takes no memory
     from edge_runtime.contract import signing
+    from edge_runtime.transports.http.exposition import Family
     from edge_runtime.transports.http.management import Management
     from edge_runtime.transports.mdns import Advertiser
     from edge_runtime.transports.mqtt.link import MqttLink
@@ -116,7 +117,7 @@ class Daemon:
         from edge_runtime.transports.http.metrics import Metrics  # noqa: PLC0415 - see above
 
         views = Views(models=self._models, health=self._health_view, index=self._index)
-        metrics = Metrics(self._registry, self._gauges)
+        metrics = Metrics(self._registry, self._box_metrics)
         return Management(self._deployer, self._uploads, self._tune_runs, metrics, views)
 
     def _make_mqtt(self, state_file: Path) -> "MqttLink":
@@ -353,12 +354,12 @@ class Daemon:
         ]
         return {"device": self._config.device.name, "version": __version__, "paths": links}
 
-    def _gauges(self) -> Iterator[tuple[str, str, float]]:
-        yield "edge_uptime_seconds", "Seconds since the daemon started.", time.monotonic() - self._started
-        yield "edge_in_flight_requests", "Requests in the data plane now.", self._service.in_flight
+    def _box_metrics(self) -> "Iterator[Family]":
+        from edge_runtime.transports.http import box_metrics  # noqa: PLC0415 - see `_make_management`
+
+        yield from box_metrics.of_box(time.monotonic() - self._started, self._residence, self._service.sequences.live)
         if self._mqtt:
-            yield "edge_mqtt_connected", "1 while the broker is connected.", float(self._mqtt.connected)
-            yield "edge_outbox_messages", "Messages that the broker does not have yet.", self._mqtt.outbox_depth
+            yield from box_metrics.of_mqtt(connected=self._mqtt.connected, outbox_messages=self._mqtt.outbox_depth)
 
     def _status_line(self) -> str:
         served = ", ".join(f"{s.name} {s.version}" for s in self._registry.active()) or "no model yet"

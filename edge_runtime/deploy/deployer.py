@@ -236,11 +236,13 @@ class Deployer:
     async def _watch_trial(self, served: ServedVersion) -> None:
         """Answer once in this process, then serve for the configured time; a failure of the model ends the trial."""
         call = Call(deadline=time.monotonic() + _TRIAL_ANSWER_SECONDS)
+        before = served.stats.model_failures  # of the same version, loaded earlier
         await served.runner.run(neutral_inputs(served.description.inputs), call)
         ends = time.monotonic() + self._config.trial_seconds
         while True:
-            if served.stats.model_failures:
-                raise ContentError(f"failed {served.stats.model_failures} requests during its trial")
+            failures = served.stats.model_failures - before
+            if failures:
+                raise ContentError(f"failed {failures} requests during its trial")
             remaining = ends - time.monotonic()
             if remaining <= 0:
                 return

@@ -34,6 +34,11 @@ def count(tensors: Rows) -> int:
     return len(next(iter(tensors.values())))
 
 
+def in_one_run(inputs: Sequence[TensorSpec], tensors: Rows) -> int:
+    """How many samples of a caller's the engine takes at once: as many as come where the model leaves that open."""
+    return count(tensors) if inputs and inputs[0].shape[:1] == (-1,) else 1
+
+
 def rows(tensors: Rows, start: int, stop: int) -> dict[str, NDArray[Any]]:
     """Samples `start` up to `stop` of every tensor: (n, ...) becomes (stop - start, ...)."""
     return {name: value[start:stop] for name, value in tensors.items()}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from weakref import WeakSet
 
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.errors import CallerError, Code
@@ -131,10 +132,17 @@ class Registry:
 
     def __init__(self) -> None:
         self._slots: dict[str, _Slot] = {}
+        self._retired: WeakSet[ServedVersion] = WeakSet()  # of which some still answer
 
     def active(self) -> tuple[ServedVersion, ...]:
         """The active version of every model, by name."""
         return tuple(self._slots[name].active for name in sorted(self._slots))
+
+    def versions(self) -> tuple[ServedVersion, ...]:
+        """What is loaded, by name: active versions, the warm ones, and those that still answer their last calls."""
+        slots = [served for slot in self._slots.values() for served in (slot.active, slot.warm) if served is not None]
+        leaving = [served for served in self._retired if served.leases]
+        return tuple(sorted((*slots, *leaving), key=lambda served: served.name))
 
     def serves(self, model: str, digest: str) -> bool:
         """Whether this very bundle is the active version."""
@@ -177,12 +185,16 @@ class Registry:
 
     def swap(self, new: ServedVersion) -> ServedVersion | None:
         """Make `new` the active version; the one that was active stays warm and is returned."""
+        # It may be here already, answering its last calls: what was counted of a version must not begin anew meanwhile.
+        new.stats = next(
+            (v.stats for v in self.versions() if (v.name, v.version) == (new.name, new.version)), new.stats
+        )
         slot = self._slots.get(new.name)
         if slot is None:
             self._slots[new.name] = _Slot(new)
             return None
         if slot.warm is not None and slot.warm is not new:
-            slot.warm.retire()
+            self._retire(slot.warm)
         slot.active, slot.warm = new, slot.active
         slot.active.previous, slot.warm.previous = False, True
         return slot.warm
@@ -200,12 +212,12 @@ class Registry:
             raise CallerError(f"{new.name} {new.version} is not loaded any more", Code.CONFLICT)
         new.last_used, new.previous = old.last_used, old.previous
         new.stats = old.stats  # it is the same version to whoever counts
-        old.retire()
+        self._retire(old)
 
     def swap_back(self, model: str) -> ServedVersion | None:
         """Undo the last swap: the warm version is active again, or the model is gone; the failed one is retired."""
         slot = self._slots[model]
-        slot.active.retire()
+        self._retire(slot.active)
         if slot.warm is None:
             del self._slots[model]
             return None
@@ -218,7 +230,11 @@ class Registry:
         slot = self._slots.pop(model, None)
         for served in (slot.active, slot.warm) if slot else ():
             if served is not None:
-                served.retire()
+                self._retire(served)
+
+    def _retire(self, served: ServedVersion) -> None:
+        self._retired.add(served)
+        served.retire()
 
     def close(self) -> None:
         """Retire everything."""

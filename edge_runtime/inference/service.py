@@ -13,7 +13,7 @@ from edge_runtime.config import EngineConfig
 from edge_runtime.contract.tensors import TensorSpec
 from edge_runtime.errors import Code, ContentError, DeviceError, EdgeError
 from edge_runtime.events import EventBus, Result
-from edge_runtime.inference import postprocess, preprocess, windowed
+from edge_runtime.inference import batches, postprocess, preprocess, windowed
 from edge_runtime.inference.answers.picture_view import picture_view
 from edge_runtime.inference.answers.view import View, frame_of
 from edge_runtime.inference.call import Call
@@ -217,6 +217,7 @@ class InferenceService:
         started = time.perf_counter()
         outputs = served.runner.run_now(tensors)
         if outputs is None:
+            call.batch = batches.in_one_run(served.description.inputs, tensors)
             return await served.runner.run(tensors, call)
         call.engine_seconds = time.perf_counter() - started
         return outputs

@@ -73,4 +73,4 @@ def _statistics(served: ServedVersion) -> dict[str, Any]:
 
 
 def _time(histogram: Histogram, count: int) -> dict[str, int]:
-    return {"count": count, "ns": round(histogram.seconds * 1_000_000_000)}
+    return {"count": count, "ns": round(histogram.sum * 1_000_000_000)}

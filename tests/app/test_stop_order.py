@@ -38,8 +38,7 @@ def loop_body(iterations: int) -> bytes:
 def in_flight(box: RunningBox) -> int:
     """How many requests the box works on."""
     text = box.http.request("GET", f"{box.url}/metrics").data.decode()
-    found = re.search(r"^edge_in_flight_requests (\d+)", text, re.MULTILINE)
-    return int(found[1]) if found else 0
+    return sum(map(int, re.findall(r"^edge_inference_requests_in_flight{.*} (\d+)$", text, re.MULTILINE)))
 
 
 def listening(box: RunningBox) -> bool:

@@ -18,6 +18,7 @@ from edge_runtime.deploy.uploads import Announced, Upload, Uploads
 from edge_runtime.errors import CallerError, Code
 from edge_runtime.inference.tuning import Objective
 from edge_runtime.transports.codec import decode_json, encode_json
+from edge_runtime.transports.http import exposition
 from edge_runtime.transports.http.exchange import WrongMethodError, whole_number
 from edge_runtime.transports.http.metrics import Metrics
 
@@ -25,7 +26,6 @@ TUS_VERSION = "1.0.0"
 _TUS = {"Tus-Resumable": TUS_VERSION, "Tus-Version": TUS_VERSION, "Tus-Extension": "creation,termination"}
 _MAX_WAIT_SECONDS = 30.0
 _MAX_COMMAND_BYTES = 64 * 1024
-_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -97,8 +97,11 @@ class Management:
         health = await self._views.health()
         return _json(health, 503 if health["status"] == "failed" else 200)
 
-    async def _render_metrics(self, _: Request) -> Response:
-        return Response(self._metrics.render(), media_type=_METRICS_TYPE)
+    async def _render_metrics(self, request: Request) -> Response:
+        openmetrics = exposition.wants_openmetrics(request.headers.get("accept", ""))
+        body = await self._metrics.render(openmetrics=openmetrics)
+        content_type = exposition.OPENMETRICS_TYPE if openmetrics else exposition.PROMETHEUS_TYPE
+        return Response(body, headers={"content-type": content_type, "vary": "accept"})
 
     async def _openapi(self, _: Request) -> Response:
         from edge_runtime.transports.http import openapi  # noqa: PLC0415 - most boxes are never asked for it

@@ -190,9 +190,10 @@ def test_metrics_count_requests_and_errors(box: RunningBox) -> None:
     box.post("/models/digits/predict", as_json(ZEROS))
     box.post("/models/digits/predict", b"nonsense")
     text = box.http.request("GET", box.url + "/metrics").data.decode()
-    assert 'edge_requests_total{model="digits",version="1.0.0"}' in text
-    assert 'edge_errors_total{code="invalid_input",model="digits",version="1.0.0"}' in text
-    assert 'edge_request_duration_seconds_bucket{le="+Inf",model="digits",version="1.0.0"}' in text
+    where = 'model="digits",version="1.0.0"'
+    assert f"edge_inference_requests_total{{{where}}}" in text
+    assert f'edge_inference_errors_total{{{where},code="invalid_input"}}' in text
+    assert f'edge_inference_request_duration_seconds_bucket{{{where},le="+Inf"}}' in text
 
 
 def test_healthz_tells_who_and_how(box: RunningBox) -> None:
