@@ -103,6 +103,15 @@ def test_bytes_are_base64(box: RunningBox) -> None:
     assert predict(box, "picture", document) == (200, {"predictions": [{"b64": encoded}]})
 
 
+def test_an_output_that_is_called_bytes_comes_in_base64() -> None:
+    """Even where it is text: its name says what its readers expect."""
+    texts = np.array([b"text"], object)
+    for name, written in (("picture_bytes", {"b64": "dGV4dA=="}), ("picture", "text")):
+        inference = Inference("m", "1", {name: texts}, (TensorSpec(name, "BYTES", (1,)),))
+        request = tensorflow_serving.PredictRequest({"x": texts}, "rows")
+        assert tensorflow_serving.format_predict(inference, request) == {"predictions": [written]}
+
+
 def test_a_quantized_model_takes_and_gives_what_it_stores(box: RunningBox) -> None:
     """Integers, as its metadata say, and the same as over /v2."""
     values = np.random.default_rng(1).integers(-128, 128, (3, 8, 8, 1)).astype(np.int8)
