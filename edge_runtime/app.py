@@ -32,6 +32,7 @@ from edge_runtime.events import EventBus, ModelsChanged
 from edge_runtime.health import Health, Report
 from edge_runtime.inference.loader import Loader
 from edge_runtime.inference.registry import Registry
+from edge_runtime.inference.request_log import RequestLog
 from edge_runtime.inference.residence import Residence
 from edge_runtime.inference.selfcheck import SelfCheck
 from edge_runtime.inference.service import InferenceService
@@ -44,6 +45,7 @@ from edge_runtime.transports.http.app import HttpApp
 from edge_runtime.transports.http.dataplane import DataPlane
 from edge_runtime.transports.http.direct import Direct
 from edge_runtime.transports.http.server import HttpServer
+from edge_runtime.transports.otlp import extra as otlp_extra
 
 if TYPE_CHECKING:  # these are imported where they are used: the box is ready sooner, and what is off takes no memory
     from edge_runtime.contract import signing
@@ -79,7 +81,12 @@ class Daemon:
         self._bus = EventBus()
         self._registry = Registry()
         self._residence = Residence(config.engine, frozenset(model.name for model in config.model if model.pin))
-        self._service = InferenceService(self._registry, self._bus, config.engine, self._residence)
+        self._traces = otlp_extra.open_tracer(config.telemetry, config.device, self._device_id)
+        self._service = InferenceService(
+            *(self._registry, self._bus, config.engine, self._residence),
+            request_log=RequestLog(config.log),
+            tracer=self._traces,
+        )
         self._service.report_tensor_requests = config.mqtt.publish_tensor_requests
         self._store = Store(connection, state_dir)
         tuner = Tuner(config.deploy, config.engine, config.model, self._store)
@@ -195,7 +202,9 @@ class Daemon:
         await asyncio.gather(_attempt("stopping HTTP", self._http.stop), _attempt("stopping gRPC", self._stop_grpc))
         await _attempt("stopping to tune", self._stop_tuning)
         await _attempt("closing the deployer", self._deployer.close)
-        await _attempt("flushing the outbox", self._stop_mqtt)
+        await asyncio.gather(
+            _attempt("flushing the outbox", self._stop_mqtt), _attempt("flushing the traces", self._stop_traces)
+        )
         for closed in (self._registry, self._service, self._store):
             await _attempt(f"closing the {type(closed).__name__.lower()}", _as_step(closed.close))
         log.info("stopped")
@@ -230,6 +239,10 @@ class Daemon:
     async def _stop_mqtt(self) -> None:
         if self._mqtt:
             await self._mqtt.stop(self._config.lifecycle.outbox_flush_seconds)
+
+    async def _stop_traces(self) -> None:
+        if self._traces:
+            await asyncio.to_thread(self._traces.close, self._config.lifecycle.outbox_flush_seconds)
 
     def _readvertise(self) -> None:
         if self._mdns:
@@ -360,6 +373,8 @@ class Daemon:
         yield from box_metrics.of_box(time.monotonic() - self._started, self._residence, self._service.sequences.live)
         if self._mqtt:
             yield from box_metrics.of_mqtt(connected=self._mqtt.connected, outbox_messages=self._mqtt.outbox_depth)
+        if self._traces:
+            yield from box_metrics.of_traces(self._traces.exported, self._traces.dropped)
 
     def _status_line(self) -> str:
         served = ", ".join(f"{s.name} {s.version}" for s in self._registry.active()) or "no model yet"

@@ -64,6 +64,14 @@ def _check_numbers(section: Any) -> None:
         )
 
 
+def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def _plain(number: float) -> str:
     return str(int(number)) if float(number).is_integer() else str(number)
 
@@ -158,13 +166,9 @@ class MqttConfig:
     def __post_init__(self) -> None:
         _check_numbers(self)
         if self.url and self.url != "embedded":
-            try:
-                parts = urlsplit(self.url)
-                usable = parts.scheme in ("mqtt", "mqtts") and bool(parts.hostname) and parts.port != 0
-            except ValueError:
-                usable = False
             _require(
-                usable, f'url must be mqtt://HOST[:PORT], mqtts://HOST[:PORT], "embedded" or "", but is {self.url!r}'
+                _is_url(self.url, ("mqtt", "mqtts")),
+                f'url must be mqtt://HOST[:PORT], mqtts://HOST[:PORT], "embedded" or "", but is {self.url!r}',
             )
         _require(
             bool(self.topic_prefix) and not set(self.topic_prefix) & set("+#\x00"),
@@ -385,6 +389,34 @@ class LogConfig:
     """What is logged, to standard error (journald under systemd)."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    slow_request_seconds: Annotated[float, Range(0, _DAY)] = 0.0  # a line for each that took so long; 0: none
+    request_lines_per_minute: _Count = 60  # about single requests, slow or failed
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetryConfig:
+    """Traces by OTLP over HTTP (the `otel` extra). `otlp_endpoint` is the collector's base URL; empty: off.
+
+    `sample_ratio`: of the requests that bring no trace of their own.
+    """
+
+    otlp_endpoint: str = ""
+    otlp_headers: dict[str, str] = field(default_factory=dict)
+    service_name: str = "edge-runtime"
+    sample_ratio: Annotated[float, Range(0, 1)] = 0.01
+    queue_max_requests: _Count = 2048
+    export_interval_seconds: _Wait = 5.0
+    export_timeout_seconds: _Wait = 10.0
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+        _require(
+            not self.otlp_endpoint or _is_url(self.otlp_endpoint, ("http", "https")),
+            f'otlp_endpoint must be http://HOST[:PORT], https://HOST[:PORT] or "", but is {self.otlp_endpoint!r}',
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,6 +433,7 @@ class Config:
     deploy: DeployConfig = field(default_factory=DeployConfig)
     lifecycle: LifecycleConfig = field(default_factory=LifecycleConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     model: tuple[ModelConfig, ...] = ()
     pipeline: tuple[PipelineConfig, ...] = ()
 

@@ -21,6 +21,7 @@ class Result:
         source: which link or sensor asked ("http", "mqtt", "pipeline:NAME").
         result: the answer as plain data.
         latency_ms: from the input's arrival in the service to the answer, in milliseconds.
+        traceparent: of the trace that the request belongs to (W3C Trace Context); empty where there is none.
     """
 
     model: str
@@ -29,6 +30,7 @@ class Result:
     source: str
     result: Mapping[str, Any]
     latency_ms: float
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

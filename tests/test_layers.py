@@ -27,6 +27,7 @@ TRANSPORTS = (
     "edge_runtime.transports.http",
     "edge_runtime.transports.mdns",
     "edge_runtime.transports.mqtt",
+    "edge_runtime.transports.otlp",
 )
 OPERATOR = ("edge_runtime.client", "edge_runtime.cli")
 DEVICE_STACK = (

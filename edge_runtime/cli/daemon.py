@@ -17,7 +17,7 @@ from edge_runtime import __version__
 from edge_runtime import config as configuration
 from edge_runtime.config import Config
 from edge_runtime.errors import EdgeError
-from edge_runtime.system import event_loop
+from edge_runtime.system import event_loop, trace_context
 
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 130
@@ -29,8 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = configuration.load(options.config, options.set)
         logging.basicConfig(
-            level=config.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+            level=config.log.level.upper(),
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s%(trace)s",
+            stream=sys.stderr,
         )
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(trace_context.TraceIds())
         return int(options.run(config, options))
     except EdgeError as error:
         print(f"edge-runtime: {error}", file=sys.stderr)
@@ -114,6 +118,7 @@ def _first(group: BaseExceptionGroup[EdgeError]) -> EdgeError:
 def _check(config: Config, options: argparse.Namespace) -> int:
     from edge_runtime import app  # noqa: PLC0415 - see _until_signal
     from edge_runtime.inference import engine  # noqa: PLC0415 - see _until_signal
+    from edge_runtime.transports.otlp import extra as otlp_extra  # noqa: PLC0415 - see _until_signal
 
     warnings: list[str] = []
     keys = app.load_keys(config.trust, warnings)
@@ -124,6 +129,8 @@ def _check(config: Config, options: argparse.Namespace) -> int:
     problems = []
     if config.mqtt.url == "embedded" and importlib.util.find_spec("amqtt") is None:
         problems.append("the embedded broker needs the extra: pip install 'edge-runtime[broker]'")
+    if config.telemetry.otlp_endpoint and not otlp_extra.installed():
+        problems.append(otlp_extra.MISSING)
     try:
         chosen = engine.choose(config.engine.name)
         engine_name = f"{chosen.name} {chosen.version}"

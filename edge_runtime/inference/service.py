@@ -20,10 +20,13 @@ from edge_runtime.inference.call import Call
 from edge_runtime.inference.inputs.limits import Limits, Windows
 from edge_runtime.inference.postprocess import Question
 from edge_runtime.inference.registry import Registry, ServedVersion
+from edge_runtime.inference.request_log import RequestLog
 from edge_runtime.inference.residence import Residence
 from edge_runtime.inference.runner import Tensors
 from edge_runtime.inference.sequences import Sequences
+from edge_runtime.inference.tracer import Tracer
 from edge_runtime.inference.workers import ON_LOOP_BYTES, Workers
+from edge_runtime.system import trace_context
 
 _NEVER_SMALL = ON_LOOP_BYTES + 1  # a picture or a recording of few bytes may be much work
 
@@ -66,12 +69,23 @@ class InferenceService:
     """Leases a version, checks tensors against its specs, runs it within a deadline, counts, and tells the bus."""
 
     def __init__(
-        self, registry: Registry, bus: EventBus, config: EngineConfig, residence: Residence | None = None
+        self,
+        registry: Registry,
+        bus: EventBus,
+        config: EngineConfig,
+        residence: Residence | None = None,
+        *,
+        request_log: RequestLog | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._registry = registry
         self._bus = bus
         self._config = config
         self._stopping = False
+        self._request_log = request_log or RequestLog()
+        self._tracer = tracer
+        # Whether answers are told one by one; without it an answer costs no more than this question.
+        self._told = tracer is not None or self._request_log.slow_seconds > 0
         self.in_flight = 0
         self._idle = asyncio.Event()
         self.workers = Workers(config.queue_max_requests)
@@ -119,10 +133,13 @@ class InferenceService:
             call.engine_seconds = time.perf_counter() - started
             answer = self._inference(served, tensors, outputs, call, started)
         except EdgeError as error:
-            served.stats.failed(error.code)
+            self._failed(served, call, time.perf_counter() - started, error)
             raise
         served.last_used = started
-        served.stats.answered_now(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        served.stats.answered_now(seconds)
+        if self._told:
+            self._answered(served, call, seconds)
         return answer
 
     def _inference(
@@ -170,18 +187,36 @@ class InferenceService:
         """Count a request from its arrival to its answer or failure; gives the time of its arrival."""
         started = served.last_used = time.perf_counter()
         self.in_flight += 1
+        if self._tracer is not None:
+            self._tracer.begin(call)
+        noted = trace_context.noted(call.traceparent) if call.traceparent else contextlib.nullcontext()
         try:
             if self._stopping:
                 raise DeviceError("this box is stopping; ask another one, or try again later", Code.UNAVAILABLE)
-            yield started
+            with noted:
+                yield started
         except EdgeError as error:
-            served.stats.failed(error.code)
+            self._failed(served, call, time.perf_counter() - started, error)
             raise
         else:
-            served.stats.answered(time.perf_counter() - started, call)
+            seconds = time.perf_counter() - started
+            served.stats.answered(seconds, call)
+            if self._told:
+                self._answered(served, call, seconds)
         finally:
             self.in_flight -= 1
             self._note_idle()
+
+    def _answered(self, served: ServedVersion, call: Call, seconds: float) -> None:
+        if self._tracer is not None:
+            self._tracer.end(served.name, served.version, call, seconds)
+        self._request_log.answered(served.name, served.version, call, seconds)
+
+    def _failed(self, served: ServedVersion, call: Call, seconds: float, error: EdgeError) -> None:
+        served.stats.failed(error.code)
+        if self._tracer is not None:
+            self._tracer.end(served.name, served.version, call, seconds, error.code)
+        self._request_log.failed(served.name, served.version, call, seconds, error)
 
     async def _prepare(self, served: ServedVersion, sample: Sample) -> Windows:
         description, config = served.description, self._config
@@ -257,7 +292,10 @@ class InferenceService:
 
     def _tell(self, served: ServedVersion, result: Mapping[str, Any], call: Call, started: float) -> Answer:
         latency_ms = round((time.perf_counter() - started) * 1000, 3)
-        self._bus.publish(Result(served.name, served.version, time.time(), call.source, result, latency_ms))
+        if self._tracer is not None:
+            self._tracer.begin(call)
+        about = (served.name, served.version, time.time(), call.source)
+        self._bus.publish(Result(*about, result, latency_ms, call.traceparent))
         return Answer(served.name, served.version, result, latency_ms)
 
 

@@ -12,6 +12,7 @@ from edge_runtime.inference.call import Call
 from edge_runtime.inference.registry import Registry, ServedVersion
 from edge_runtime.inference.service import InferenceService
 from edge_runtime.inference.workers import ON_LOOP_BYTES
+from edge_runtime.system import trace_context
 from edge_runtime.transports import codec, model_views
 from edge_runtime.transports.codec import InferRequest
 from edge_runtime.transports.grpc import messages, tensors
@@ -204,7 +205,7 @@ def _call(parsed: InferRequest, context: Context) -> Call:
         parsed.parameters,
         deadline=context.deadline,
         identity=parsed.id,
-        traceparent=context.metadata.get("traceparent", ""),
+        traceparent=trace_context.checked(context.metadata.get("traceparent", "")),
     )
 
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from edge_runtime.errors import CallerError, Code, EdgeError
 from edge_runtime.inference.workers import ON_LOOP_BYTES, Workers
+from edge_runtime.system import trace_context
 from edge_runtime.transports.grpc import frames
 from edge_runtime.transports.grpc.headers import literal
 from edge_runtime.transports.grpc.http2 import Connection, Stream
@@ -266,7 +267,8 @@ class Rpc(Stream):
 
     def fail(self, error: Exception) -> None:
         """End the call with the status of `error`; one that nobody foresaw is logged."""
-        status, message = status_of(error)
+        with trace_context.noted(trace_context.checked(self.context.metadata.get("traceparent", ""))):
+            status, message = status_of(error)
         trailers = literal("grpc-status", str(STATUS[status])) + literal("grpc-message", percent_encoded(message))
         if isinstance(error, EdgeError) and error.code is Code.OVERLOADED:
             trailers += _PUSHBACK

@@ -20,6 +20,13 @@ def of_box(uptime_seconds: float, residence: Residence, sequences: int) -> Itera
     yield single("edge_sequences", "gauge", "Sequences of models that keep state between calls.", sequences)
 
 
+def of_traces(exported: int, dropped: int) -> Iterator[Family]:
+    """Where there is a collector."""
+    yield single("edge_traces_exported", "counter", "Recorded requests that the collector has.", exported)
+    lost = "Recorded requests that it never got: the queue was full, or an export failed."
+    yield single("edge_traces_dropped", "counter", lost, dropped)
+
+
 def of_mqtt(*, connected: bool, outbox_messages: int) -> Iterator[Family]:
     """Where there is a broker."""
     yield single("edge_mqtt_connected", "gauge", "1 while the broker is connected.", int(connected))

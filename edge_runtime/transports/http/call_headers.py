@@ -4,13 +4,10 @@ import re
 import time
 
 from edge_runtime.errors import CallerError
+from edge_runtime.system import trace_context
 from edge_runtime.transports.http.exchange import Exchange
 
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
-# W3C Trace Context, section 3.2.2; what follows the flags is for versions to come.
-_TRACEPARENT = re.compile(
-    r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[^,\s]{0,160})?"
-)
 
 
 def deadline(exchange: Exchange) -> float | None:
@@ -28,10 +25,12 @@ def deadline(exchange: Exchange) -> float | None:
 
 
 def traceparent(exchange: Exchange) -> str:
-    """The request's traceparent; "" where it has none, several, or one that is not as W3C Trace Context says."""
-    text = exchange.header(b"traceparent")
-    if not text or sum(name == b"traceparent" for name, _ in exchange.scope["headers"]) > 1:
-        return ""
-    found = _TRACEPARENT.fullmatch(text)
-    known = found is not None and (found[1] != "00" or found[2] is None)
-    return text if known else ""
+    """The request's traceparent; "" where it has none, several, or one that is not as W3C Trace Context says.
+
+    From now on the log lines of the request's task name its trace.
+    """
+    text = trace_context.checked(exchange.header(b"traceparent"))
+    if text and sum(name == b"traceparent" for name, _ in exchange.scope["headers"]) > 1:
+        text = ""
+    trace_context.note(text)
+    return text

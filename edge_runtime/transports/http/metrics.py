@@ -62,7 +62,7 @@ def _info(group: Group) -> Metric:
             task=about.task,
             engine=f"{about.engine} {about.engine_version}",
             kernels=served.setup.kernels if served.setup else about.kernels,
-            runs_on=getattr(about, "runs_on", "cpu"),
+            runs_on=about.runs_on,
             isolation=served.placement.isolation,
             digest=served.digest,
         )

@@ -19,7 +19,7 @@ def timestamp(seconds: float) -> str:
 
 def result(device: str, event: Result) -> dict[str, Any]:
     """What goes to results/{model}; boot and seq are filled in by the outbox."""
-    return {
+    document = {
         "device": device,
         "model": event.model,
         "version": event.version,
@@ -30,6 +30,7 @@ def result(device: str, event: Result) -> dict[str, Any]:
         "result": event.result,
         "latency_ms": round(event.latency_ms, 3),
     }
+    return document | {"traceparent": event.traceparent} if event.traceparent else document
 
 
 def deployment(device: str, boot: str, event: Deployment, now: float) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from edge_runtime.contract import names
 from edge_runtime.contract.errors import ContractError
 from edge_runtime.errors import CallerError, Code, EdgeError
 from edge_runtime.events import EventBus, Result
-from edge_runtime.inference.call import Call
+from edge_runtime.inference.call import TENSOR_SOURCE, Call
 from edge_runtime.inference.registry import Registry
 from edge_runtime.inference.service import InferenceService, Sample
+from edge_runtime.system import trace_context
 from edge_runtime.transports import codec
 from edge_runtime.transports.mqtt import messages
 from edge_runtime.transports.mqtt.session import Incoming, Outgoing
@@ -74,7 +75,7 @@ class Requests:
                 Code.OVERLOADED,
             )
         if refusal is not None:
-            self._reply(message, error_document(refusal))
+            self._reply(message, error_document(refusal), message.traceparent)
             return
         try:
             self._loop.call_soon_threadsafe(self._start, message)
@@ -115,37 +116,40 @@ class Requests:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, message: Incoming) -> None:
+        trace_context.note(message.traceparent)
+        call = Call(source=SOURCE, deadline=_deadline(message), traceparent=message.traceparent)
         try:
-            document = await _document(self._answer_to(message))
+            document = await _document(self._answer_to(message, call))
         finally:
             self._slots.release()
-        self._reply(message, document)
+        self._reply(message, document, call.traceparent)
 
-    async def _answer_to(self, message: Incoming) -> Mapping[str, Any]:
+    async def _answer_to(self, message: Incoming, call: Call) -> Mapping[str, Any]:
         # A picture can hold these bytes by chance, but does not begin like a JSON object.
         if message.payload.lstrip()[:1] == b"{" and b'"inputs"' in message.payload:
             document = await self._off_loop(message, lambda: codec.decode_json(message.payload))
             if "inputs" in document:
-                return await self._infer(message, document)
-        return await self._predict(message)
+                return await self._infer(message, document, call)
+        return await self._predict(message, call)
 
-    async def _infer(self, message: Incoming, document: Any) -> Mapping[str, Any]:
+    async def _infer(self, message: Incoming, document: Any, call: Call) -> Mapping[str, Any]:
         started = time.perf_counter()
         description = self._registry.find(_model(message)).description
         request = await self._off_loop(message, lambda: codec.parse_document(document, description.inputs))
-        inference = await self._service.infer(_model(message), request.tensors, call=Call(deadline=_deadline(message)))
+        call.source = TENSOR_SOURCE
+        inference = await self._service.infer(_model(message), request.tensors, call=call)
         answer = codec.format_document(inference, request)
         if not message.response_topic and not self._service.report_tensor_requests:
             latency_ms = (time.perf_counter() - started) * 1000
-            self._bus.publish(Result(inference.model, inference.version, time.time(), SOURCE, answer, latency_ms))
+            about = (inference.model, inference.version, time.time(), SOURCE)
+            self._bus.publish(Result(*about, answer, latency_ms, call.traceparent))
         return answer
 
     async def _off_loop(self, message: Incoming, function: Callable[[], Any]) -> Any:
         return await self._service.workers.run(len(message.payload), function)
 
-    async def _predict(self, message: Incoming) -> Mapping[str, Any]:
+    async def _predict(self, message: Incoming, call: Call) -> Mapping[str, Any]:
         sample = Sample(message.payload, message.content_type)
-        call = Call(source=SOURCE, deadline=_deadline(message))
         answer = await self._service.predict(_model(message), sample, call=call)
         return {
             "model": answer.model,
@@ -154,11 +158,12 @@ class Requests:
             "latency_ms": answer.latency_ms,
         }
 
-    def _reply(self, message: Incoming, document: Mapping[str, Any]) -> None:
+    def _reply(self, message: Incoming, document: Mapping[str, Any], traceparent: str) -> None:
         if message.response_topic and self._may_answer_on(message.response_topic):
-            payload = messages.encode(document)
+            payload, qos = messages.encode(document), min(message.qos, 1)
+            correlation = message.correlation
             self._answer(
-                Outgoing(message.response_topic, payload, qos=min(message.qos, 1), correlation=message.correlation)
+                Outgoing(message.response_topic, payload, qos, correlation=correlation, traceparent=traceparent)
             )
         elif "error" in document:
             self._failed(_model(message), document)

@@ -20,6 +20,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from edge_runtime.system import trace_context
 from edge_runtime.transports.mqtt.backoff import Kind, Version
 from edge_runtime.transports.mqtt.broker_address import BrokerAddress
 from edge_runtime.transports.mqtt.waker import Waker
@@ -39,6 +40,8 @@ UNSUPPORTED_VERSION = 0x84
 SESSION_TAKEN_OVER = 0x8E
 # PUBACK, section 3.4.2.1: the broker has no room now; every other failure is about the message itself.
 QUOTA_EXCEEDED = 0x97
+# The user property that carries a trace, in requests and in their answers (W3C Trace Context: MQTT, a draft).
+_TRACEPARENT = "traceparent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Outgoing:
     qos: int = 1
     retain: bool = False
     correlation: bytes | None = None
+    traceparent: str = ""
     settled: Callable[[str | None], None] = field(default=lambda _: None)
 
 
@@ -65,6 +69,7 @@ class Incoming:
     correlation: bytes | None = None
     content_type: str = ""
     expiry_seconds: int | None = None
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,14 +215,11 @@ class Session:
             self._send(message)
 
     def _send(self, message: Outgoing) -> None:
-        size = len(message.topic.encode()) + len(message.payload) + len(message.correlation or b"") + 64
+        size = len(message.topic.encode()) + len(message.payload) + len(message.correlation or b"") + 160
         if self._max_sent_bytes and size > self._max_sent_bytes:
             message.settled(f"{size} bytes are more than the broker takes ({self._max_sent_bytes})")
             return
-        properties = None
-        if message.correlation is not None and self._plan.version == "5":
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.CorrelationData = message.correlation
+        properties = _properties(message) if self._plan.version == "5" else None
         try:
             info = self._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
         except ValueError as error:  # a topic that cannot be published to
@@ -314,8 +316,20 @@ def _client(plan: Plan) -> paho.Client:
     return client
 
 
+def _properties(message: Outgoing) -> Properties | None:
+    if message.correlation is None and not message.traceparent:
+        return None
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    if message.correlation is not None:
+        properties.CorrelationData = message.correlation
+    if message.traceparent:
+        properties.UserProperty = [(_TRACEPARENT, message.traceparent)]
+    return properties
+
+
 def _incoming(message: paho.MQTTMessage) -> Incoming:
     properties = message.properties
+    traces = [value for name, value in getattr(properties, "UserProperty", ()) if name == _TRACEPARENT]
     return Incoming(
         topic=message.topic,
         payload=bytes(message.payload),
@@ -325,4 +339,5 @@ def _incoming(message: paho.MQTTMessage) -> Incoming:
         correlation=getattr(properties, "CorrelationData", None),
         content_type=getattr(properties, "ContentType", ""),
         expiry_seconds=getattr(properties, "MessageExpiryInterval", None),
+        traceparent=trace_context.checked(traces[0]) if len(traces) == 1 else "",
     )

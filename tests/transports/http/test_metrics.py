@@ -162,7 +162,7 @@ def version(name: str, number: str = "1.0.0") -> ServedVersion:
     """A version that is served, as far as the metrics look at it."""
     manifest = SimpleNamespace(name=name, version=number, files={})
     about = SimpleNamespace(
-        task="classification", engine="litert", engine_version="2", kernels="fast", memory_bytes=1000
+        task="classification", engine="litert", engine_version="2", kernels="fast", runs_on="cpu", memory_bytes=1000
     )
     parts = cast("Any", (manifest, "0" * 64, about, Idle(), None, Placement()))
     return ServedVersion(*parts)

@@ -123,7 +123,7 @@ class FakeService:
         if sample.data == b"bug":
             raise ZeroDivisionError
         result = {"bytes": len(sample.data)}
-        self.bus.publish(Result(model, "1.0.0", time.time(), call.source, result, 1.5))
+        self.bus.publish(Result(model, "1.0.0", time.time(), call.source, result, 1.5, call.traceparent))
         return Answer(model, "1.0.0", result, 1.5)
 
 
