@@ -25,11 +25,14 @@ def tree(root: int) -> set[int]:
 
 
 def memory_mb(root: int) -> float:
-    """Proportional set size of the tree, in MB of a million bytes: memory shared by its processes counts once."""
-    total = 0
-    for pid in tree(root):
-        total += _kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss:")
-    return total * 1024 / 1e6
+    """What the tree holds, in MB of a million bytes: its processes' own pages, and the most that one of them shares.
+
+    Not the proportional set size: that falls when somebody else on the machine runs the same libraries.
+    """
+    rollups = [Path(f"/proc/{pid}/smaps_rollup") for pid in tree(root)]
+    own = sum(_kilobytes(path, "Private_") for path in rollups)
+    shared = max((_kilobytes(path, "Shared_") for path in rollups), default=0)
+    return (own + shared) * 1024 / 1e6
 
 
 def resident_mb(root: int) -> float:
@@ -42,7 +45,7 @@ def _kilobytes(path: Path, key: str) -> int:
         lines = path.read_text().splitlines()
     except OSError:
         return 0
-    return sum(int(line.split()[1]) for line in lines if line.startswith(key))
+    return sum(int(line.split()[1]) for line in lines if line.startswith(key) and "Hugetlb" not in line)
 
 
 class Disturbance:

@@ -142,7 +142,9 @@ def write(results: Results) -> None:
     scenarios = "\n\n".join(tables(results))
     made = (
         f"{_BEGIN}\n\nMeasured on: {results.machine}. {results.disturbance}\n\nVersions: {versions}.\n\n{absent}"
-        f'Command: `make bench BENCH="{results.how} --write"`.\n\n{promises(results)}\n\n{scenarios}\n\n{_END}'
+        f'Command: `make bench BENCH="{results.how} --write"`.\n\n'
+        f"![Answers a second and memory, tiny model over JSON]({_PLOT.name})\n\n"
+        f"{promises(results)}\n\n{scenarios}\n\n{_END}"
     )
     before, _, rest = _PAGE.read_text().partition(_BEGIN)
     _PAGE.write_text(before + made + rest.partition(_END)[2])
