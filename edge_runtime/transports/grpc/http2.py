@@ -22,7 +22,8 @@ _REFILL_BELOW = 2**30
 # Ended by the peer before they had an answer: beyond this many ahead of those that got one, it is not by mistake
 # (CVE-2023-44487, "rapid reset").
 _MAX_RESETS_AHEAD = 1000
-# A peer may talk about the connection itself (settings, pings) this often between two requests.
+# A peer may talk about the connection itself (settings, pings) this often between two calls of `check`, or with no
+# request or piece of one in between: some clients send a ping for every answer, to measure what the line can carry.
 _MAX_CHATTER = 10_000
 
 Head = TypeVar("Head")
@@ -37,7 +38,7 @@ class Stream:
         self.connection = connection
         self.id = stream_id
         self.receive_window = STREAM_WINDOW
-        self.send_window = connection.initial_send_window
+        self.send_window = 0  # beyond the connection's `initial_send_window`
         self.in_ended = self.out_ended = False
         self.moved = 0  # bytes of bodies, both ways
         # (frame type, payload, whether it is the last)
@@ -94,6 +95,7 @@ class Connection(Generic[Head]):
         self._resets_ahead = 0
         self._chatter = 0
         self._corked: list[bytes] | None = None
+        self._more_room = False  # in the windows of all streams
         self.initial_send_window = frames.DEFAULT_WINDOW
         self.streams: dict[int, Stream] = {}
         self.paused = False  # the transport has enough to write
@@ -117,15 +119,22 @@ class Connection(Generic[Head]):
 
     # What comes
 
-    def receive(self, data: bytes) -> None:
-        """Take what the transport has read; answers to all of it go out in one write. Raises Http2Error."""
+    def receive(self, data: bytes, max_frames: int = frames.MAX_WINDOW) -> bool:
+        """Take what the transport has read; answers to all of it go out in one write. Raises Http2Error.
+
+        True: `max_frames` were looked at, and there may be more. It wants to be called again, with b"" or what came.
+        """
         if self._rest:
             data = self._rest + data
         at = 0 if self._greeted else self._preface(data)
+        if at is None:
+            self._rest = data
+            return False
         end, head = len(data), frames.HEAD.unpack_from
         self._corked = []
         try:
-            while end - at >= frames.HEAD_BYTES:
+            while end - at >= frames.HEAD_BYTES and max_frames:
+                max_frames -= 1
                 high, low, kind, flags, stream_id = head(data, at)
                 size = high << 16 | low
                 if size > FRAME_BYTES:
@@ -136,16 +145,21 @@ class Connection(Generic[Head]):
                 at = start + size
                 self._frame(kind, flags, stream_id & frames.MAX_WINDOW, data[start:at])
             self._rest = data[at:]
+            if self._more_room:
+                self._more_room = False
+                self.pump()
         finally:
             out, self._corked = self._corked, None
             if out:
                 self._write(b"".join(out))
+        return not max_frames
 
-    def _preface(self, data: bytes) -> int:
+    def _preface(self, data: bytes) -> int | None:
+        """Where the first frame begins; None while not all of the preface is here."""
         if len(data) < len(frames.PREFACE):
             if not frames.PREFACE.startswith(data):
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR, "this port speaks gRPC (HTTP/2 without TLS)")
-            return 0
+            return None
         if not data.startswith(frames.PREFACE):
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "this port speaks gRPC (HTTP/2 without TLS)")
         self._greeted = True
@@ -201,15 +215,13 @@ class Connection(Generic[Head]):
                     raise Http2Error(ErrorCode.PROTOCOL_ERROR, f"frames of {value} bytes")
                 self._peer_frame_bytes = value
         self._out(frames.frame(frames.SETTINGS, frames.ACK, 0))
-        self.pump()
+        self._more_room = True
 
     def _set_initial_window(self, value: int) -> None:
         """It changes the windows of open streams, too, which may become negative (section 6.9.2)."""
         if value > frames.MAX_WINDOW:
             raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, f"a window of {value} bytes")
-        change, self.initial_send_window = value - self.initial_send_window, value
-        for stream in self.streams.values():
-            stream.send_window += change
+        self.initial_send_window = value
 
     def _headers(self, flags: int, stream_id: int, payload: bytes) -> None:
         if flags & frames.PADDED:
@@ -288,7 +300,9 @@ class Connection(Generic[Head]):
         if flags & frames.PADDED:
             payload = frames.without_padding(flags, payload)
         stream.in_ended = ended = bool(flags & frames.END_STREAM)
-        if not size and not ended:
+        if size:
+            self._chatter = 0
+        elif not ended:
             self._chatter += 1
         stream.received(payload, ended=ended)
 
@@ -315,14 +329,14 @@ class Connection(Generic[Head]):
             self._send_window += increment
             if self._send_window > frames.MAX_WINDOW:
                 raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "the window is beyond its limit")
-            self.pump()
+            self._more_room = True
             return
         stream = self.streams.get(stream_id)
         if stream is None:
             self._must_have_been(stream_id)
             return
         stream.send_window += increment
-        if stream.send_window > frames.MAX_WINDOW:
+        if self._room(stream) > frames.MAX_WINDOW:
             raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, f"the window of stream {stream_id} is beyond its limit")
         self._pump(stream)
 
@@ -333,6 +347,10 @@ class Connection(Generic[Head]):
             self._write(data)
         else:
             self._corked.append(data)
+
+    def _room(self, stream: Stream) -> int:
+        """The peer's window of a stream; it may be negative."""
+        return self.initial_send_window + stream.send_window
 
     def refill(self, stream: Stream, size: int) -> None:
         """The stream may send `size` bytes more: they have been taken."""
@@ -345,7 +363,7 @@ class Connection(Generic[Head]):
         if stream.out_ended:
             return
         size, pack, stream_id = len(body), frames.HEAD.pack, stream.id
-        fits = size <= stream.send_window and size <= self._send_window and size <= self._peer_frame_bytes
+        fits = size <= self._room(stream) and size <= self._send_window and size <= self._peer_frame_bytes
         if not fits or stream.unsent or self.paused:
             self.send(stream, frames.HEADERS, head)
             self.send(stream, frames.DATA, body)
@@ -367,8 +385,8 @@ class Connection(Generic[Head]):
         self._ended(stream)
 
     def send(self, stream: Stream, kind: int, payload: bytes, *, last: bool = False) -> None:
-        """HEADERS or DATA of an answer, as soon as the peer's windows allow it."""
-        if stream.out_ended:
+        """HEADERS or DATA of an answer, as soon as the peer's windows allow it; nothing comes after the last."""
+        if stream.out_ended or (stream.unsent and stream.unsent[-1][2]):
             return
         if stream.unsent is None:
             stream.unsent = deque()
@@ -387,7 +405,7 @@ class Connection(Generic[Head]):
         while unsent and not self.paused:
             kind, payload, last = unsent[0]
             if kind == frames.DATA:
-                room = min(stream.send_window, self._send_window, self._peer_frame_bytes)
+                room = min(self._room(stream), self._send_window, self._peer_frame_bytes)
                 if room <= 0 < len(payload):
                     return
                 if len(payload) > room:
@@ -427,6 +445,12 @@ class Connection(Generic[Head]):
         if self.streams.pop(stream.id, None) is not None:
             self._out(frames.reset(stream.id, ErrorCode.CANCEL))
             self._close(stream)
+
+    def check(self, now: float, stall_seconds: float) -> None:
+        """Look after the streams; to be called every now and then."""
+        self._chatter = 0
+        for stream in tuple(self.streams.values()):
+            stream.check(now, stall_seconds)
 
     def ping(self) -> None:
         """Ask whether the peer is still there."""

@@ -15,7 +15,7 @@ from edge_runtime.inference.workers import ON_LOOP_BYTES, Workers
 from edge_runtime.system import trace_context
 from edge_runtime.transports.grpc import frames
 from edge_runtime.transports.grpc.headers import literal
-from edge_runtime.transports.grpc.http2 import Connection, Stream
+from edge_runtime.transports.grpc.http2 import STREAM_WINDOW, Connection, Stream
 from edge_runtime.transports.status import GRPC_STATUS
 
 log = logging.getLogger(__name__)
@@ -199,8 +199,6 @@ class Rpc(Stream):
 
     __slots__ = ("_bounds", "_held", "_late", "_seen", "_since", "_task", "context", "head")
 
-    patient = False  # whether the caller may take its time with the next bytes
-
     def __init__(self, connection: "Connection[Any]", stream_id: int, head: Head, bounds: Bounds) -> None:
         super().__init__(connection, stream_id)
         self.head = head
@@ -211,6 +209,11 @@ class Rpc(Stream):
         self._task: asyncio.Task[None] | None = None
         self._late: asyncio.TimerHandle | None = None
         self._since = self._seen = 0.0  # of `check`
+
+    @property
+    def patient(self) -> bool:
+        """Whether the caller may take its time with the next bytes."""
+        return False
 
     def check(self, now: float, stall_seconds: float) -> None:
         """End the call if its caller has kept the box waiting for too long; called every now and then."""
@@ -230,7 +233,8 @@ class Rpc(Stream):
         self._held += size
 
     def give_back(self, size: int) -> None:
-        """Hold `size` bytes less."""
+        """Hold `size` bytes less; nothing once the call has ended, which has given back everything."""
+        size = min(size, self._held)
         self._bounds.bytes -= size
         self._held -= size
 
@@ -342,44 +346,41 @@ def framed(message: bytes, flag: int = 0) -> bytes:
 class UnaryRpc(Rpc):
     """One message, one answer."""
 
-    __slots__ = ("_call", "_parts", "_size")
+    __slots__ = ("_body", "_call")
 
     def __init__(self, connection: "Connection[Any]", stream_id: int, head: Head, bounds: Bounds, call: Unary) -> None:
         super().__init__(connection, stream_id, head, bounds)
         self._call = call
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._body = bytearray()  # pieces of their own would take many times the memory where they are small
 
     def received(self, data: bytes, *, ended: bool) -> None:
         """Collect the message; answer it when it is whole."""
         try:
-            if ended and not self._parts:  # the common case
+            body = self._body
+            if ended and not body:  # the common case
                 self._whole(data)
                 return
             self.take(len(data))
-            self._parts.append(data)
-            before, self._size = self._size, self._size + len(data)
-            if before < _PREFIX_BYTES <= self._size:
-                prefix = b"".join(self._parts)[:_PREFIX_BYTES]
-                self._bounds.check_message(int.from_bytes(prefix[1:], "big"))
-            self._bounds.check_message(self._size - _PREFIX_BYTES)
+            body += data
+            if len(body) >= _PREFIX_BYTES:
+                self._bounds.check_message(int.from_bytes(body[1:_PREFIX_BYTES], "big"))
+            self._bounds.check_message(len(body) - _PREFIX_BYTES)
             if ended:
-                body = b"".join(self._parts)
-                self._parts.clear()
+                self._body = bytearray()
                 self._whole(body)
             else:
                 self.connection.refill(self, len(data))
         except Exception as error:  # noqa: BLE001 - told to the caller, and logged where nobody foresaw it
             self.fail(error)
 
-    def _whole(self, body: bytes) -> None:
+    def _whole(self, body: bytes | bytearray) -> None:
         size = int.from_bytes(body[1:_PREFIX_BYTES], "big")
         if len(body) != _PREFIX_BYTES + size:
             if not body:
                 raise StatusError("INTERNAL", "the call has no message")
             raise StatusError("INTERNAL", f"a message of {size} bytes was announced, {len(body) - _PREFIX_BYTES} came")
         self._bounds.check_message(size)
-        flag, message = body[0], body[_PREFIX_BYTES:]
+        flag, message = body[0], bytes(memoryview(body)[_PREFIX_BYTES:])
         if flag and size > _PACK_ABOVE_BYTES:  # it may become a thousand times as large: not on the event loop
             self.start(self._unpack_and_answer(flag, message))
             return
@@ -413,8 +414,7 @@ class UnaryRpc(Rpc):
 class StreamRpc(Rpc):
     """Messages both ways."""
 
-    patient = True
-    __slots__ = ("_arrived", "_begun", "_buffer", "_drained", "_ended", "_to_refill", "_waiting")
+    __slots__ = ("_arrived", "_begun", "_buffer", "_drained", "_ended", "_let_go", "_to_refill", "_waiting", "_working")
 
     def __init__(
         self, connection: "Connection[Any]", stream_id: int, head: Head, bounds: Bounds, call: Streaming
@@ -422,10 +422,11 @@ class StreamRpc(Rpc):
         super().__init__(connection, stream_id, head, bounds)
         self._buffer = bytearray()
         self._waiting: deque[tuple[int, bytes]] = deque()
-        self._to_refill = 0
+        self._to_refill = self._working = 0
         self._begun = self._ended = False
         self._arrived: asyncio.Event = asyncio.Event()
         self._drained: asyncio.Event = asyncio.Event()
+        self._let_go: asyncio.Event = asyncio.Event()
         self.start(self._run(call))
 
     async def _run(self, call: Streaming) -> None:
@@ -437,6 +438,11 @@ class StreamRpc(Rpc):
         """Whether a part of the answer is out."""
         return self._begun
 
+    @property
+    def patient(self) -> bool:
+        """Between two messages, yes; one that has begun takes memory."""
+        return not self._buffer or len(self._waiting) >= _MAX_WAITING_MESSAGES
+
     def received(self, data: bytes, *, ended: bool) -> None:
         """Cut the bytes into messages."""
         try:
@@ -444,18 +450,16 @@ class StreamRpc(Rpc):
             self._to_refill += len(data)
             self._buffer += data
             self._cut()
-            if ended:
-                if self._buffer:
-                    raise StatusError("INTERNAL", "the stream ends within a message")  # noqa: TRY301 - told below
-                self._ended = True
+            self._ended = ended
             self._arrived.set()
             self._refill()
         except Exception as error:  # noqa: BLE001 - told to the caller, and logged where nobody foresaw it
             self.fail(error)
 
     def _cut(self) -> None:
+        """No more than are taken soon: a message of no bytes takes a hundred as an object."""
         buffer = self._buffer
-        while len(buffer) >= _PREFIX_BYTES:
+        while len(buffer) >= _PREFIX_BYTES and len(self._waiting) < _MAX_WAITING_MESSAGES:
             size = int.from_bytes(buffer[1:_PREFIX_BYTES], "big")
             self._bounds.check_message(size)
             if len(buffer) < _PREFIX_BYTES + size:
@@ -464,23 +468,46 @@ class StreamRpc(Rpc):
             del buffer[: _PREFIX_BYTES + size]
 
     def _refill(self) -> None:
-        if len(self._waiting) < _MAX_WAITING_MESSAGES:
+        """Let the caller go on, unless enough is here for the handler to go on with."""
+        waiting = len(self._waiting)
+        if not waiting or (waiting < _MAX_WAITING_MESSAGES and self._held < STREAM_WINDOW):
             size, self._to_refill = self._to_refill, 0
             self.connection.refill(self, size)
 
     async def next_message(self) -> bytes | None:
         """The next message; None after the last. Raises CallerError or StatusError."""
         while not self._waiting:
+            if self._ended and self._buffer:
+                raise StatusError("INTERNAL", "the stream ends within a message")
             if self._ended:
                 return None
             self._arrived.clear()
             await self._arrived.wait()
         flag, message = self._waiting.popleft()
         self.give_back(_PREFIX_BYTES + len(message))
+        self._cut()
         self._refill()
         if flag and len(message) > _PACK_ABOVE_BYTES:
             return await self._bounds.workers.run(ON_LOOP_BYTES + 1, lambda: self.unpacked(flag, message))
         return self.unpacked(flag, message)
+
+    async def hold(self, size: int) -> None:
+        """Count a message that is worked on while the next ones come; raises CallerError OVERLOADED.
+
+        Waits while those before it are too large for this one beside them.
+        """
+        self.take(size)
+        while self._working and self._working + size > self._bounds.max_message_bytes:
+            self._let_go.clear()
+            await self._let_go.wait()
+        self._working += size
+
+    def let_go(self, size: int) -> None:
+        """The message of `size` bytes has its answer."""
+        self._working -= size
+        self._let_go.set()
+        self.give_back(size)
+        self._refill()
 
     async def send(self, message: bytes) -> None:
         """Send a message; waits while the peer does not read."""
@@ -516,6 +543,14 @@ class Messages:
     async def send(self, message: bytes) -> None:
         """Answer; waits while the caller does not read."""
         await self._rpc.send(message)
+
+    async def hold(self, size: int) -> None:
+        """Count a message of `size` bytes until `let_go`; see `StreamRpc.hold`."""
+        await self._rpc.hold(size)
+
+    def let_go(self, size: int) -> None:
+        """It has its answer."""
+        self._rpc.let_go(size)
 
 
 class Reception:

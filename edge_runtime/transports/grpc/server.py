@@ -28,6 +28,8 @@ _SWEEP_SECONDS = 1.0
 # A caller that went away without a word (power, network) is noticed after about the sum of these.
 _KEEPALIVE_SECONDS = 60.0
 _KEEPALIVE_TIMEOUT_SECONDS = 20.0
+# Frames of one peer between which others have their turn: quick calls are answered as they are read.
+_FRAMES_A_TURN = 128
 # The last answers are small; a peer that does not read them is not waited for.
 _FLUSH_SECONDS = 0.5
 
@@ -39,7 +41,9 @@ class Peer(asyncio.Protocol):
         self._house = house
         self.transport: asyncio.Transport
         self.connection: Connection[Head]
-        self._clock = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
+        self._behind = False  # there is more to look at than was
         self._opened = self._stuck_since = self.heard = self._clock()
         self._buffered = 0
         self._pinged = 0.0  # when it was last heard before it was asked
@@ -55,13 +59,29 @@ class Peer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answer what can be answered at once."""
         self.heard = self._clock()
+        self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
+        was_behind = self._behind
         try:
-            self.connection.receive(data)
+            self._behind = self.connection.receive(data, _FRAMES_A_TURN)
         except Http2Error as error:
             self.end(error.code, str(error))
         except Exception:
             log.exception("a gRPC connection failed unexpectedly")
             self.end(ErrorCode.INTERNAL_ERROR, "the box's log has the details")
+        if self.transport.is_closing():
+            return
+        if self._behind:
+            self.transport.pause_reading()
+            self._loop.call_soon(self._go_on)
+        elif was_behind and not self.connection.paused:
+            self.transport.resume_reading()
+
+    def _go_on(self) -> None:
+        """Look at what was left, unless the peer does not read its answers."""
+        if self._behind and not self.connection.paused and not self.transport.is_closing():
+            self._receive(b"")
 
     def end(self, code: ErrorCode, why: str) -> None:
         """Say why, and close."""
@@ -83,7 +103,10 @@ class Peer(asyncio.Protocol):
     def resume_writing(self) -> None:
         """It reads again."""
         self.connection.paused = False
-        self.transport.resume_reading()
+        if self._behind:
+            self._loop.call_soon(self._go_on)
+        else:
+            self.transport.resume_reading()
         self.connection.pump()
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -94,8 +117,7 @@ class Peer(asyncio.Protocol):
     def check(self, now: float) -> None:
         """End the connection if its peer has kept the box waiting for too long; called every now and then."""
         stall = self._house.stall_seconds
-        for stream in tuple(self.connection.streams.values()):
-            stream.check(now, stall)
+        self.connection.check(now, stall)
         buffered = self.transport.get_write_buffer_size()
         if not buffered or buffered != self._buffered:
             self._buffered, self._stuck_since = buffered, now

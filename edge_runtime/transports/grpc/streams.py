@@ -29,21 +29,34 @@ class InferStream:
         self._incoming = incoming
         self._decode = decode
         self._answer = answer
-        self._responses: asyncio.Queue[Response | None] = asyncio.Queue(_MAX_IN_FLIGHT)
+        # Each with how many bytes its request holds.
+        self._responses: asyncio.Queue[tuple[Response, int] | None] = asyncio.Queue(_MAX_IN_FLIGHT)
         self._sequences: dict[str, asyncio.Task[ModelStreamInferResponse]] = {}
 
     async def run(self) -> None:
         """Answer until the caller has nothing more to ask."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._send())
-            async for data in self._incoming:
-                await self._responses.put(await self._begin(data, tasks))
-            await self._responses.put(None)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._send())
+                async for data in self._incoming:
+                    await self._responses.put(await self._admit(data, tasks))
+                await self._responses.put(None)
+        except ExceptionGroup as group:  # what came is no message: nothing behind it can be read
+            raise group.exceptions[0] from None
+
+    async def _admit(self, data: bytes, tasks: asyncio.TaskGroup) -> tuple[Response, int]:
+        try:
+            await self._incoming.hold(len(data))
+        except EdgeError as error:
+            return _failure("", error), 0
+        return await self._begin(data, tasks), len(data)
 
     async def _send(self) -> None:
-        while (response := await self._responses.get()) is not None:
+        while (item := await self._responses.get()) is not None:
+            response, held = item
             done = await response if isinstance(response, asyncio.Task) else response
             await self._incoming.send(done.SerializeToString())
+            self._incoming.let_go(held)
 
     async def _begin(self, data: bytes, tasks: asyncio.TaskGroup) -> Response:
         try:

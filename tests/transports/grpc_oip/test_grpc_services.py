@@ -265,6 +265,12 @@ class FakeIncoming:
         """Keep it."""
         self.answers.append(messages.ModelStreamInferResponse.FromString(message))
 
+    async def hold(self, _: int) -> None:
+        """There is room for everything."""
+
+    def let_go(self, _: int) -> None:
+        """See `hold`."""
+
 
 def test_steps_of_one_sequence_run_one_by_one_and_others_beside_them() -> None:
     """And every answer comes in the place of its request."""
