@@ -56,7 +56,7 @@ def checked(text: str) -> str:
 
 def parent(traceparent: str) -> Parent | None:
     """What it says; None where it is no traceparent."""
-    found = _TRACEPARENT.fullmatch(traceparent)
+    found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     return found and Parent(int(found[2], 16), int(found[3], 16), bool(int(found[4], 16) & _SAMPLED))
 
 

@@ -1,7 +1,6 @@
 """Metrics as text: Prometheus's format 0.0.4 and OpenMetrics 1.0.
 
-Written here and not by prometheus_client because a scrape shares its core with inference: for 50 models that takes ten
-times as long (docs/observability.md).
+Written here and not by prometheus_client, whose text comes all at once: a scrape shares its core with inference.
 """
 
 import math
