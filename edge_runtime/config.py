@@ -226,7 +226,7 @@ class EngineConfig:
     tune_seconds: _TuneSeconds = 2.0
     batch_max_samples: _BatchSamples = 16
     batch_delay_ms: _BatchDelay = 1.0
-    queue_max_requests: Annotated[int, Range(0, 1_000_000)] = 64
+    queue_max_requests: Annotated[int, Range(0, 1_000_000)] = 512  # as many as http.max_connections can ask at once
     request_timeout_seconds: _Wait = 30.0
     max_tensor_bytes: _Bytes = 64 * _MIB
     max_batch_bytes: _Bytes = 256 * 1024 * 1024

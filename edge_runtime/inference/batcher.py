@@ -65,6 +65,10 @@ class Batcher(Splitter):
                 f"overloaded: {self._pool.size} running and {len(self._queue)} waiting; try again later",
                 Code.OVERLOADED,
             )
+        runs_before = sum(waiting.samples for waiting in self._queue) // self._rows
+        if runs_before >= idle:  # else a session takes it now
+            deadline = math.inf if call.deadline is None else call.deadline
+            self._pool.pace.check(runs_before / self._pool.size, deadline)
         waiting = _Waiting(tensors, samples, call, time.perf_counter(), asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         if idle and (self._timer is None or not self._pause()):
@@ -98,7 +102,10 @@ class Batcher(Splitter):
             if pause > 0:
                 self._timer = asyncio.get_running_loop().call_later(pause, self._dispatch)
                 return
-            run = asyncio.create_task(self._run(self._take()))
+            group = self._take()
+            if not group:
+                continue
+            run = asyncio.create_task(self._run(group))
             self._running.add(run)
             run.add_done_callback(self._finished)
 
@@ -119,11 +126,16 @@ class Batcher(Splitter):
         return max(0.0, self._queue[0].arrived + self._delay_seconds - time.perf_counter())
 
     def _take(self) -> list[_Waiting]:
-        group, samples = [], 0
+        group: list[_Waiting] = []
+        samples = 0
         while self._queue and samples + self._queue[0].samples <= self._rows:
-            group.append(self._queue.popleft())
-            samples += group[-1].samples
-        self._expected = samples
+            waiting = self._queue.popleft()
+            if waiting.call.deadline is not None and self._pool.pace.hopeless(waiting.call.deadline):
+                waiting.answer.set_exception(too_late())
+                continue
+            group.append(waiting)
+            samples += waiting.samples
+        self._expected = max(1, samples)
         return group
 
     async def _run(self, group: Sequence[_Waiting]) -> None:

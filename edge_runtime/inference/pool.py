@@ -6,13 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from numpy.typing import NDArray
 
 from edge_runtime.errors import CallerError, Code
 from edge_runtime.inference.call import Call
 from edge_runtime.inference.engine import Session
+from edge_runtime.inference.pace import Pace
 from edge_runtime.inference.runner import Tensors
 
 T = TypeVar("T")
@@ -33,8 +34,9 @@ class Pool:
     def __init__(self, sessions: Sequence[Session], *, max_waiting: int, inline_bytes: int) -> None:
         self._idle = list(sessions)
         self._size = len(sessions)
-        self._waiters: deque[asyncio.Future[Session]] = deque()
+        self._waiters: deque[_Waiter] = deque()
         self._max_waiting = max_waiting
+        self.pace = Pace()
         self.inline_bytes = inline_bytes
         self._closed = False
 
@@ -72,7 +74,7 @@ class Pool:
         call.queue_seconds = started - arrived
         work = asyncio.get_running_loop().run_in_executor(_THREADS, job, session)
         # The thread cannot be interrupted: the session comes back when it is done, whoever still waits for it.
-        work.add_done_callback(lambda done: self._release(session, done))
+        work.add_done_callback(lambda done: self._release(session, done, started))
         try:
             async with asyncio.timeout(seconds_left(deadline)):
                 result = await asyncio.shield(work)
@@ -88,24 +90,26 @@ class Pool:
             raise CallerError(
                 f"overloaded: {self._size} running and {len(self._waiters)} waiting; try again later", Code.OVERLOADED
             )
-        waiter: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
+        self.pace.check(len(self._waiters) / self._size, deadline)
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), deadline)
         self._waiters.append(waiter)
         try:
             async with asyncio.timeout(seconds_left(deadline)):
-                return await waiter
+                return await waiter.session
         except (TimeoutError, asyncio.CancelledError) as error:
             self._abandon(waiter)
             if isinstance(error, TimeoutError):
                 raise too_late() from error
             raise
 
-    def _abandon(self, waiter: asyncio.Future[Session]) -> None:
+    def _abandon(self, waiter: "_Waiter") -> None:
         if waiter in self._waiters:
             self._waiters.remove(waiter)
-        elif waiter.done() and not waiter.cancelled():
-            self._give_back(waiter.result())
+        elif waiter.session.done() and not waiter.session.cancelled() and not waiter.session.exception():
+            self._give_back(waiter.session.result())
 
-    def _release(self, session: Session, done: "asyncio.Future[Any]") -> None:
+    def _release(self, session: Session, done: "asyncio.Future[Any]", started: float) -> None:
+        self.pace.note(time.perf_counter() - started)
         if not done.cancelled():
             done.exception()  # fetched here, so that an abandoned call's error is not reported as lost
         self._give_back(session)
@@ -113,9 +117,13 @@ class Pool:
     def _give_back(self, session: Session) -> None:
         while self._waiters:
             waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(session)
-                return
+            if waiter.session.done():
+                continue
+            if self.pace.hopeless(waiter.deadline):
+                waiter.session.set_exception(too_late())
+                continue
+            waiter.session.set_result(session)
+            return
         if not self._closed:
             self._idle.append(session)
 
@@ -123,6 +131,11 @@ class Pool:
         """Let running and waiting calls finish and free the sessions."""
         self._closed = True
         self._idle.clear()
+
+
+class _Waiter(NamedTuple):
+    session: "asyncio.Future[Session]"
+    deadline: float
 
 
 def seconds_left(deadline: float) -> float | None:
