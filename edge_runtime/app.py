@@ -379,7 +379,8 @@ class Daemon:
     def _status_line(self) -> str:
         served = ", ".join(f"{s.name} {s.version}" for s in self._registry.active()) or "no model yet"
         unsigned = "" if self._config.trust.require_signature else "; UNSIGNED bundles are accepted"
-        return f"{self._config.device.name} on port {self._http.port} ({self._engine}): {served}{unsigned}"
+        ports = f"port {self._http.port}" + (f", gRPC on {self._grpc_port}" if self._grpc_port else "")
+        return f"{self._config.device.name} on {ports} ({self._engine}): {served}{unsigned}"
 
 
 def _pipeline_check(pipeline: Pipeline) -> Any:

@@ -217,7 +217,8 @@ def declared(args: argparse.Namespace) -> Declarations:
 def _upload(client: Any, path: Path, args: argparse.Namespace) -> str:
     from tqdm import tqdm  # noqa: PLC0415
 
-    with tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=args.file.name, file=sys.stderr) as bar:
+    size, name = path.stat().st_size, args.file.name
+    with tqdm(total=size, unit="B", unit_scale=True, desc=name, file=sys.stderr, disable=None) as bar:
         upload: str = client.push(
             path, filename=args.file.name, progress=lambda sent, _: bar.update(sent - bar.n), force=args.force
         )

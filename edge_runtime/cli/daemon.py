@@ -118,13 +118,15 @@ def _first(group: BaseExceptionGroup[EdgeError]) -> EdgeError:
 def _check(config: Config, options: argparse.Namespace) -> int:
     from edge_runtime import app  # noqa: PLC0415 - see _until_signal
     from edge_runtime.inference import engine  # noqa: PLC0415 - see _until_signal
+    from edge_runtime.transports.grpc import extra as grpc_extra  # noqa: PLC0415 - see _until_signal
     from edge_runtime.transports.otlp import extra as otlp_extra  # noqa: PLC0415 - see _until_signal
 
     warnings: list[str] = []
     keys = app.load_keys(config.trust, warnings)
     if not config.trust.require_signature:
         warnings = ["unsigned bundles are accepted: anyone who reaches the port can install any model"]
-    if config.grpc.enabled and importlib.util.find_spec("grpc") is None:
+    grpc_on = config.grpc.enabled and grpc_extra.installed()
+    if config.grpc.enabled and not grpc_on:
         warnings.append("gRPC is off: it needs the extra, pip install 'edge-runtime[grpc]'")
     problems = []
     if config.mqtt.url == "embedded" and importlib.util.find_spec("amqtt") is None:
@@ -141,6 +143,7 @@ def _check(config: Config, options: argparse.Namespace) -> int:
         "device": config.device.name,
         "state_dir": config.device.state_dir,
         "http": f"{config.http.host}:{config.http.port}",
+        "grpc": f"{config.http.host}:{config.grpc.port}" if grpc_on else "off",
         "mqtt": config.mqtt.url or "off",
         "engine": engine_name,
         "trusted_keys": [f"{key.name} ({key.keyid})" for key in keys],

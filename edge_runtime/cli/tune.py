@@ -94,7 +94,8 @@ def _each(models: Sequence[str], tune: Callable[[str, Progress], dict[str, Any]]
 
     results = []
     for model in models:
-        with tqdm(total=100, desc=model, unit="%", file=sys.stderr, bar_format="{desc} {bar} {n:.0f} %") as bar:
+        shape = "{desc} {bar} {n:.0f} %"
+        with tqdm(total=100, desc=model, unit="%", file=sys.stderr, bar_format=shape, disable=None) as bar:
 
             def show(done: float, bar: Any = bar) -> None:
                 bar.update(round(100 * done) - bar.n)

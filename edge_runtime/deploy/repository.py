@@ -15,7 +15,7 @@ from edge_runtime.deploy.probe import Probe
 from edge_runtime.deploy.store import Deployment, Store
 from edge_runtime.errors import CallerError, Code, DeviceError, EdgeError
 from edge_runtime.events import EventBus
-from edge_runtime.inference.loader import Loader
+from edge_runtime.inference.loader import Loader, session_bytes
 from edge_runtime.inference.registry import Registry, ServedVersion
 from edge_runtime.inference.residence import Residence
 from edge_runtime.inference.runner import Runner
@@ -152,8 +152,9 @@ class Repository:
         description = deployment.description
         if description is None:
             raise _damaged(deployment)
-        self.residence.check_fits(deployment.manifest, description)
         signed = deployment.signed_by is not None
+        least = self._loader.least(deployment.manifest, description, signed=signed)
+        self.residence.check_fits(deployment.manifest, least)
         needed = self._loader.needs(deployment.manifest, description, signed=signed)
         async with self.residence.room(needed):
             served = await asyncio.to_thread(self._load, deployment)
@@ -170,7 +171,8 @@ class Repository:
     async def _open_again(self, served: ServedVersion) -> Runner:
         """For the residence, which has made room already."""
         try:
-            self.residence.check_fits(served.manifest, served.description)
+            least = session_bytes(served.manifest, served.description, isolated=served.placement.isolated)
+            self.residence.check_fits(served.manifest, least)
             new = await asyncio.to_thread(self._load, await self._proven(self.version(served.digest)))
         except EdgeError as error:
             if self._registry.serves(served.name, served.digest):

@@ -85,8 +85,12 @@ class Loader:
     def needs(self, manifest: Manifest, description: Description, *, signed: bool) -> int:
         """Bytes that its sessions will take together."""
         setup = self.setup(manifest, description, signed=signed)
+        return setup.instances * self.least(manifest, description, signed=signed)
+
+    def least(self, manifest: Manifest, description: Description, *, signed: bool) -> int:
+        """Bytes that one session will take, with its process if it gets one."""
         isolated = _isolated(self.config(manifest), signed=signed)
-        return setup.instances * session_bytes(manifest, description, isolated=isolated)
+        return session_bytes(manifest, description, isolated=isolated)
 
     def outline(self, manifest: Manifest, description: Description, runner: Runner, *, signed: bool) -> ServedVersion:
         """A version whose sessions are not in memory; `runner` answers in their place."""

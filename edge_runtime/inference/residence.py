@@ -134,9 +134,8 @@ class Residence:
         failed = self._failed.get(served)
         return served.unavailable or (str(failed[1]) if failed else "unloaded: memory budget; a request loads it")
 
-    def check_fits(self, manifest: Manifest, description: Description) -> None:
-        """Raise DeviceError NO_SPACE if one session alone is more than the budget."""
-        needed = session_bytes(manifest, description)
+    def check_fits(self, manifest: Manifest, needed: int) -> None:
+        """Raise DeviceError NO_SPACE if `needed`, the bytes of one session alone, is more than the budget."""
         if self.budget_bytes and needed > self.budget_bytes:
             raise DeviceError(
                 f"{manifest.name} {manifest.version} takes {needed} bytes of memory, more than the budget for all "

@@ -18,6 +18,7 @@ from edge_runtime.inference.answers.picture_view import picture_view
 from edge_runtime.inference.answers.view import View, frame_of
 from edge_runtime.inference.call import Call
 from edge_runtime.inference.inputs.limits import Limits, Windows
+from edge_runtime.inference.pool import too_late
 from edge_runtime.inference.postprocess import Question
 from edge_runtime.inference.registry import Registry, ServedVersion
 from edge_runtime.inference.request_log import RequestLog
@@ -122,7 +123,7 @@ class InferenceService:
 
     def infer_now(self, served: ServedVersion, tensors: Tensors, call: Call) -> Inference | None:
         """What `infer` gives, without waiting; None, and nothing is counted, where `infer` must be awaited."""
-        if self._stopping or call.sequence is not None:
+        if self._stopping or call.sequence is not None or _is_late(call):
             return None
         started = time.perf_counter()
         try:
@@ -245,6 +246,8 @@ class InferenceService:
 
     async def _run(self, served: ServedVersion, tensors: Tensors, call: Call) -> dict[str, NDArray[Any]]:
         served.admission.check(tensors)
+        if _is_late(call):
+            raise too_late()
         latest = time.monotonic() + self._config.request_timeout_seconds
         call.deadline = latest if call.deadline is None else min(call.deadline, latest)
         if call.sequence is not None and served.description.state != "none":
@@ -297,6 +300,10 @@ class InferenceService:
         about = (served.name, served.version, time.time(), call.source)
         self._bus.publish(Result(*about, result, latency_ms, call.traceparent))
         return Answer(served.name, served.version, result, latency_ms)
+
+
+def _is_late(call: Call) -> bool:
+    return call.deadline is not None and call.deadline <= time.monotonic()
 
 
 def _read(served: ServedVersion, outputs: Tensors, question: Question) -> Mapping[str, Any]:

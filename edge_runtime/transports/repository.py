@@ -1,11 +1,24 @@
 """The model repository, as the Open Inference Protocol's extension sees it: the same over every transport."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from edge_runtime.deploy.repository import IndexEntry
 from edge_runtime.errors import CallerError, Code
 from edge_runtime.inference.registry import Registry
+
+# Triton's parameters of a load; the files of a model come to a box as a signed bundle only.
+_FILES = re.compile(r"config|file:.*", re.DOTALL)
+
+
+def check_load(parameters: Iterable[str]) -> None:
+    """Raise CallerError where the names of a load's parameters say that it brings files of its own."""
+    for name in parameters:
+        if _FILES.fullmatch(name):
+            raise CallerError(
+                f"{name[:50]!r} is not taken: models come here as bundles (edgectl push) and are loaded as they are"
+            )
 
 
 class ModelRepository(Protocol):

@@ -13,6 +13,7 @@ from bundles import digits
 from peers import require_shared
 
 from edge_runtime.inference import engine
+from edge_runtime.transports.grpc import extra as grpc_extra
 
 ZEROS = as_json([[0] * 8] * 8)
 STOP_SECONDS = 5.0
@@ -135,7 +136,10 @@ def test_check_says_what_a_configuration_means(tmp_path: Path) -> None:
     command += ["--set", f"device.state_dir={tmp_path}", "--set", f'trust.keys=["{tmp_path}/*.pub"]']
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 0
-    assert "no trusted key" in json.loads(ended.stdout)["warnings"][0]
+    found = json.loads(ended.stdout)
+    assert "no trusted key" in found["warnings"][0]
+    assert found["grpc"] == ("0.0.0.0:8701" if grpc_extra.installed() else "off")
+    assert any("gRPC is off" in warning for warning in found["warnings"]) != grpc_extra.installed()
     ended = subprocess.run([*command, "--set", "engine.name=litert"], capture_output=True, timeout=30, check=False)
     assert ended.returncode == (0 if "litert" in engine.available() else 1)
 

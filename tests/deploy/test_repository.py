@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -107,16 +108,19 @@ def test_a_file_that_broke_while_its_model_was_unloaded_is_found_and_the_version
     on_bench(tmp_path, go)
 
 
-def test_a_model_that_alone_exceeds_the_budget_is_refused_with_both_numbers(tmp_path: Path) -> None:
-    """At the push, before it is loaded."""
+@pytest.mark.parametrize(("isolation", "budget"), [("none", 1000), ("process", 40_000_000)])
+def test_a_model_that_alone_exceeds_the_budget_is_refused_with_both_numbers(
+    tmp_path: Path, isolation: Literal["none", "process"], budget: int
+) -> None:
+    """At the push, before it is loaded; what its process takes counts."""
 
     async def go(bench: Bench) -> None:
         progress = await bench.push(digits())
         assert (progress.state, progress.code) == (State.REFUSED, Code.NO_SPACE)
         assert "engine.memory_budget_bytes" in progress.reason
-        assert "for all models, 1000;" in progress.reason
+        assert f"for all models, {budget};" in progress.reason
 
-    on_bench(tmp_path, go, engine=replace(ONE, memory_budget_bytes=1000))
+    on_bench(tmp_path, go, engine=replace(ONE, memory_budget_bytes=budget, isolation=isolation))
 
 
 def test_an_unloaded_model_gives_its_memory_back_to_the_system(tmp_path: Path) -> None:

@@ -130,7 +130,8 @@ def test_npy_files_of_numbers_are_taken_and_pickles_are_not() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "neither a picture"),
+        (b"", "body is empty; send a picture"),
+        (b"GIF89a\xff\xfe", "nor JSON$"),
         (b"hello", "neither a picture"),
         (b"[1, 2, 3]", "3 values"),
         (b'["a", "b", "c", "d"]', "numbers only"),

@@ -147,6 +147,25 @@ def test_a_stopping_box_refuses_and_drains() -> None:
     asyncio.run(go())
 
 
+@pytest.mark.parametrize("inline_bytes", [0, 100])
+def test_a_call_that_comes_too_late_is_not_run(inline_bytes: int) -> None:
+    """Nobody waits for it: neither in a thread nor on the event loop."""
+
+    async def go() -> None:
+        desk = Desk()
+        desk.served.replace_runner(Pool([desk.echo], max_waiting=1, inline_bytes=inline_bytes), resident=True)
+        assert (await desk.infer(1, 2)).outputs["x"].shape == (1, 2)
+        desk.echo.run = pytest.fail  # type: ignore[method-assign]
+        for _ in range(3):
+            with pytest.raises(CallerError, match="within the deadline") as caught:
+                await desk.infer(1, 2, call=Call(deadline=time.monotonic()))
+            assert caught.value.code is Code.DEADLINE_EXCEEDED
+        assert desk.served.stats.errors[Code.DEADLINE_EXCEEDED] == 3
+        desk.close()
+
+    asyncio.run(go())
+
+
 def test_no_deadline_is_later_than_the_configured_one() -> None:
     """A caller cannot hold a place in the queue for ever."""
 

@@ -16,6 +16,7 @@ NPY_MAGIC = b"\x93NUMPY"
 JSON_TYPES = ("application/json", "text/json", "application/x-www-form-urlencoded")
 _SEPARATORS = (";", "\t", ",")
 _HEAD_BYTES = 4096
+_TAKEN = "a picture (JPEG, PNG, BMP, WebP), sound (WAV), an .npy file, CSV or JSON"
 _SHOWN = 40  # characters of a cell that go into a message
 
 
@@ -66,12 +67,20 @@ def csv_array(data: bytes, columns: Sequence[str] = ()) -> NDArray[np.float64]:
 
 def json_document(data: bytes, kind: str) -> Any:
     """The document; raises CallerError, with what else was expected."""
+    if not data:
+        raise CallerError(f"the body is empty; send {_TAKEN}")
+    if kind.startswith("multipart/"):
+        raise CallerError(
+            "a form is not taken: send the file itself as the body (curl --data-binary @FILE, not -F)",
+            Code.UNSUPPORTED_MEDIA,
+        )
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
+        why = "" if isinstance(error, UnicodeDecodeError) else f": {str(error)[:120]}"
         raise CallerError(
             f"the body ({kind or 'no content type'}, {len(data)} bytes) is neither a picture (JPEG, PNG, BMP, WebP), "
-            f"nor sound (WAV), nor an .npy file, nor CSV, nor JSON: {str(error)[:120]}",
+            f"nor sound (WAV), nor an .npy file, nor CSV, nor JSON{why}",
             Code.UNSUPPORTED_MEDIA if kind and kind not in JSON_TYPES else Code.INVALID_INPUT,
         ) from error
 

@@ -20,7 +20,7 @@ from edge_runtime.transports.grpc.repeats import Repeat, Repeats
 from edge_runtime.transports.grpc.rpc import Context, Messages, Methods, StatusError, Unary
 from edge_runtime.transports.grpc.streams import InferStream
 from edge_runtime.transports.parameters import call_of
-from edge_runtime.transports.repository import ModelRepository
+from edge_runtime.transports.repository import ModelRepository, check_load
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -113,7 +113,9 @@ class Calls:
         return messages.RepositoryIndexResponse(models=entries)
 
     async def _repository_load(self, data: bytes, _: Context) -> bytes:
-        model = _repository_model(decoded(data, messages.RepositoryModelLoadRequest))
+        request = decoded(data, messages.RepositoryModelLoadRequest)
+        model = _repository_model(request)
+        check_load(request.parameters)
         await self._repository.load(model)
         return messages.RepositoryModelLoadResponse(model_name=model, isLoaded=True).SerializeToString()
 

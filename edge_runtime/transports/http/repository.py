@@ -1,6 +1,5 @@
 """Triton's model repository extension over HTTP: what is installed, and having it in memory or not."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +7,7 @@ from edge_runtime.errors import CallerError
 from edge_runtime.transports.codec import decode_json
 from edge_runtime.transports.http.bodies import Bodies
 from edge_runtime.transports.http.exchange import Exchange
-from edge_runtime.transports.repository import ModelRepository
-
-# Triton's parameters of a load; the files of a model come to a box as a signed bundle only.
-_FILES = re.compile(r"config|file:.*", re.DOTALL)
+from edge_runtime.transports.repository import ModelRepository, check_load
 
 
 class Repository:
@@ -29,7 +25,7 @@ class Repository:
                 await exchange.answer(self._index(await self._document(exchange)))
             case ["models", model, "load"]:
                 exchange.check_method("POST")
-                _check_load(_parameters(await self._document(exchange)))
+                check_load(_parameters(await self._document(exchange)))
                 await self._repository.load(model)
                 await exchange.answer({})
             case ["models", model, "unload"]:
@@ -64,11 +60,3 @@ def _parameters(document: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(parameters, dict):
         raise CallerError(f"parameters must be an object, but are {parameters!r:.100}")
     return parameters
-
-
-def _check_load(parameters: dict[str, Any]) -> None:
-    for name in parameters:
-        if _FILES.fullmatch(name):
-            raise CallerError(
-                f"{name[:50]!r} is not taken: models come here as bundles (edgectl push) and are loaded as they are"
-            )

@@ -102,6 +102,7 @@ def test_tritonclient_looks_into_the_repository() -> None:
         assert client.get_model_repository_index(as_json=True)["models"][0]["name"] == "echo"
         client.load_model("echo")
         assert "NOT_FOUND" in failure(lambda: client.load_model("nope"))
+        assert "INVALID_ARGUMENT: 'config' is not taken" in failure(lambda: client.load_model("echo", config="{}"))
         assert "NOT_FOUND" in failure(lambda: client.unload_model("nope"))
 
     asked(ask)

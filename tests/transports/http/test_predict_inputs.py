@@ -84,6 +84,7 @@ def test_a_table_of_readings(box: RunningBox) -> None:
         ("words", "images/cat.bmp", "image/bmp", 415, "takes no pictures but audio"),
         ("words", "images/cat.bmp", "audio/mpeg", 415, "takes no pictures but audio"),
         ("words", "sensor/S06R02E0.csv", "application/zip", 415, "neither a picture"),
+        ("words", "sensor/S06R02E0.csv", "multipart/form-data; boundary=x", 415, "--data-binary @FILE, not -F"),
         ("words", "sensor/S06R02E0.csv", "audio/mpeg", 415, "taken as WAV"),
         ("gestures", "sensor/S06R02E0.csv", "text/csv", 413, "8 windows (engine.max_windows)"),
         ("gestures", "speech/yes_1000ms.wav", "", 415, "--input audio"),
