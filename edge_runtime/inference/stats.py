@@ -1,9 +1,11 @@
 """Counts and latencies of one served version, cheap enough for every request."""
 
 from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from edge_runtime.errors import Code
+from edge_runtime.errors import Code, EdgeError
 from edge_runtime.inference.call import Call
 
 # Upper bounds in seconds: from a microcontroller-size MLP to a large detector on a small core.
@@ -82,6 +84,15 @@ class Stats:
         """One request that failed with `code`."""
         self.requests += 1
         self.errors[code] = self.errors.get(code, 0) + 1
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """An error in the block is a failed request, too: one that was refused before the data plane had it."""
+        try:
+            yield
+        except EdgeError as error:
+            self.failed(error.code)
+            raise
 
     @property
     def total(self) -> Histogram:

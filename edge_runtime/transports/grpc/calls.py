@@ -157,9 +157,10 @@ class Calls:
 
     def _answer(self, request: messages.ModelInferRequest, context: Context) -> Answer | Coroutine[Any, Any, Answer]:
         served = self._registry.find(request.model_name, request.model_version or None)
-        parsed = tensors.parse_infer(request, served.description.inputs)
-        codec.check_outputs(parsed, served.description.outputs)
-        call = _call(parsed, context)
+        with served.stats.refusals():
+            parsed = tensors.parse_infer(request, served.description.inputs)
+            codec.check_outputs(parsed, served.description.outputs)
+            call = _call(parsed, context)
         raw = bool(request.raw_input_contents)
         inference = self._service.infer_now(served, parsed.tensors, call)
         if inference is None:
@@ -175,10 +176,13 @@ class Calls:
 
     async def _answer_large(self, request: messages.ModelInferRequest, size: int, context: Context) -> Answer:
         model, version, raw = request.model_name, request.model_version or None, bool(request.raw_input_contents)
-        about = self._registry.find(model, version).description
-        parsed = await self._service.workers.run(size, lambda: tensors.parse_infer(request, about.inputs))
-        codec.check_outputs(parsed, about.outputs)
-        return await self._answer_later(model, version, parsed, _call(parsed, context), raw=raw)
+        served = self._registry.find(model, version)
+        about = served.description
+        with served.stats.refusals():
+            parsed = await self._service.workers.run(size, lambda: tensors.parse_infer(request, about.inputs))
+            codec.check_outputs(parsed, about.outputs)
+            call = _call(parsed, context)
+        return await self._answer_later(model, version, parsed, call, raw=raw)
 
     async def _answer_later(
         self, model: str, version: str | None, parsed: InferRequest, call: Call, *, raw: bool

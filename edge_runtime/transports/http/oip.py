@@ -85,13 +85,14 @@ class OpenInference:
         await exchange.answer(document)
 
     async def _infer(self, exchange: Exchange, target: Target, share: BodyShare) -> None:
-        deadline, trace = call_headers.deadline(exchange), call_headers.traceparent(exchange)
-        json_bytes = _json_bytes(exchange)
-        body = await self._bodies.read(exchange, share)
-        about = self._registry.find(*target).description
-        request = await self._calls.workers.run(len(body), lambda: codec.parse_infer(body, about.inputs, json_bytes))
-        codec.check_outputs(request, about.outputs)
-        call = call_of(request.parameters, deadline=deadline, identity=request.id, traceparent=trace)
+        trace, served = call_headers.traceparent(exchange), self._registry.find(*target)
+        with served.stats.refusals():
+            deadline, json_bytes = call_headers.deadline(exchange), _json_bytes(exchange)
+            body = await self._bodies.read(exchange, share)
+            about, size = self._registry.find(*target).description, len(body)
+            request = await self._calls.workers.run(size, lambda: codec.parse_infer(body, about.inputs, json_bytes))
+            codec.check_outputs(request, about.outputs)
+            call = call_of(request.parameters, deadline=deadline, identity=request.id, traceparent=trace)
         inference = await self._calls.run(exchange, target, request.tensors, call)
         size = sum(output.nbytes for output in inference.outputs.values())
         await self._bodies.answer(exchange, size, lambda: codec.format_infer(inference, request))

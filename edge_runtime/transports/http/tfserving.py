@@ -54,11 +54,13 @@ class TensorFlowServing:
         raise CallerError(f"model {model!r} is not loaded in version {version!r:.50}", Code.NOT_FOUND)
 
     async def _predict(self, exchange: Exchange, served: ServedVersion, share: BodyShare) -> None:
-        call = Call(deadline=call_headers.deadline(exchange), traceparent=call_headers.traceparent(exchange))
-        body, inputs = await self._bodies.read(exchange, share), served.description.inputs
-        request = await self._calls.workers.run(
-            len(body), lambda: tensorflow_serving.parse_predict(decode_json(body), inputs)
-        )
+        trace = call_headers.traceparent(exchange)
+        with served.stats.refusals():
+            call = Call(deadline=call_headers.deadline(exchange), traceparent=trace)
+            body, inputs = await self._bodies.read(exchange, share), served.description.inputs
+            request = await self._calls.workers.run(
+                len(body), lambda: tensorflow_serving.parse_predict(decode_json(body), inputs)
+            )
         target = (served.name, served.version)
         inference = await self._calls.run(exchange, target, request.tensors, call)
         size = sum(output.nbytes for output in inference.outputs.values())

@@ -134,8 +134,10 @@ class Requests:
 
     async def _infer(self, message: Incoming, document: Any, call: Call) -> Mapping[str, Any]:
         started = time.perf_counter()
-        description = self._registry.find(_model(message)).description
-        request = await self._off_loop(message, lambda: codec.parse_document(document, description.inputs))
+        served = self._registry.find(_model(message))
+        with served.stats.refusals():
+            inputs = served.description.inputs
+            request = await self._off_loop(message, lambda: codec.parse_document(document, inputs))
         call.source = TENSOR_SOURCE
         inference = await self._service.infer(_model(message), request.tensors, call=call)
         answer = codec.format_document(inference, request)

@@ -146,6 +146,17 @@ def test_nobody_pays_for_metrics_that_nobody_reads() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 0
 
 
+@pytest.mark.parametrize("path", ["/v2/models/digits/infer", "/v1/models/digits:predict"])
+def test_what_cannot_be_read_is_counted_once(box: RunningBox, path: str) -> None:
+    """Although no model has seen it; a model that is not there has no counts."""
+    name, wrong = "edge_inference_errors_total", WHERE | {"code": "invalid_input"}
+    (before,) = values(scrape(box), name, **wrong)
+    assert box.post(path, b'{"nonsense": 1}')[0] == 400
+    assert box.post(path.replace("digits", "absent"), b"{}")[0] == 404
+    assert values(scrape(box), name, **wrong) == [before + 1]
+    assert values(scrape(box), name, model="absent") == []
+
+
 # Without a daemon
 
 

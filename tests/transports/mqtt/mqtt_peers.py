@@ -23,6 +23,7 @@ from edge_runtime.errors import CallerError
 from edge_runtime.events import EventBus, Result
 from edge_runtime.inference.call import Call
 from edge_runtime.inference.service import Answer, Inference, Sample
+from edge_runtime.inference.stats import Stats
 from edge_runtime.inference.workers import Workers
 from edge_runtime.transports.mqtt import MqttLink
 
@@ -133,7 +134,7 @@ class FakeRegistry:
     def find(self, _model: str) -> SimpleNamespace:
         """As Registry.find, as far as tensor specs go."""
         specs = {name: (TensorSpec(name, "FP32", (-1,)),) for name in ("x", "y")}
-        return SimpleNamespace(description=SimpleNamespace(inputs=specs["x"], outputs=specs["y"]))
+        return SimpleNamespace(stats=Stats(), description=SimpleNamespace(inputs=specs["x"], outputs=specs["y"]))
 
 
 @dataclass
