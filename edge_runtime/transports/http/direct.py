@@ -26,6 +26,8 @@ from edge_runtime.transports.http.forms import Form, form_of
 from edge_runtime.transports.status import HTTP_STATUS
 
 MAX_JSON_BYTES = ON_LOOP_BYTES
+# An answer that is longer than this as JSON is written by a thread.
+_MAX_JSON_ANSWER_BYTES = 64 * 1024
 _MAX_HEAD_BYTES = 4096
 _MAX_HEADS = 256
 _VARY = b"vary: accept-encoding\r\n"  # as the ordinary way says of what it packs for others
@@ -104,22 +106,21 @@ class Direct:
             return None
         return Known(target, served, target.form, head.body_at, head.size)
 
-    def share(self, size: int) -> BodyShare | None:
-        """Memory for a body that comes in parts, to be released; None where there is none left."""
-        share = self._bodies.share()
-        try:
-            share.take(size)
-        except CallerError:
-            return None
-        return share
+    def share(self) -> BodyShare:
+        """Memory for a body that comes in parts, to be released."""
+        return self._bodies.share()
 
     def read(self, known: Known, data: bytes) -> Question | None:
         """The request that `data`, all of it, is; None if it is not of the usual form, or wrong."""
         read = known.form.read(data, known.body_at)
         if read is None:
             return None
-        if known.target.packed and self._bodies.pays_to_pack(known.form.sample_bytes * _samples(read[0])):
-            return None
+        # Two bytes or more for each sample: most requests need no closer look.
+        if known.form.sample_bytes * len(data) // 2 > _MAX_JSON_ANSWER_BYTES or known.target.packed:
+            size = known.form.sample_bytes * _samples(read[0])
+            as_json = known.target.json_bytes is None
+            if (as_json and size > _MAX_JSON_ANSWER_BYTES) or (known.target.packed and self._bodies.pays_to_pack(size)):
+                return None
         return Question(known, *read)
 
     def answer_now(self, question: Question, common: Sequence[tuple[bytes, bytes]]) -> bytes | None:

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from edge_runtime.errors import CallerError
 from edge_runtime.transports.http.bodies import BodyShare
 from edge_runtime.transports.http.connections import PROGRESS_BYTES, HttpToolsConnection
 from edge_runtime.transports.http.direct import Known, Question
@@ -64,27 +65,31 @@ class DirectConnection(HttpToolsConnection):
                 self.house_rules.direct.learn(data, self.scope)
         elif known.size == len(data):
             self._answer(known, data)
-        elif (share := self.house_rules.direct.share(known.size)) is not None:
-            self._rest()
-            self._gathering = _Gathering(known, share)
-            self._gather(self._gathering, data)
         else:
-            super().data_received(data)  # which says that there is no memory left
+            self._rest()
+            self.progressed()
+            self._gathering = _Gathering(known, self.house_rules.direct.share())
+            self._gather(self._gathering, data)
 
     def _gather(self, gathering: "_Gathering", data: bytes) -> None:
-        gathering.parts.append(data)
-        gathering.missing -= len(data)
+        came, size = gathering.came, gathering.known.size
+        came += data
+        try:
+            gathering.share.take(len(data))
+        except CallerError:  # the ordinary way tells it
+            self._gathering = None
+            gathering.share.release()
+            super().data_received(bytes(came))
+            return
         self._fresh_bytes += len(data)
         if self._fresh_bytes >= PROGRESS_BYTES:
             self.progressed()
-        if gathering.missing > 0:
+        if len(came) < size:
             return
         self._gathering = None
-        whole = b"".join(gathering.parts)
-        size = gathering.known.size
-        self._early = whole[size:]
+        self._early = bytes(came[size:])
         try:
-            self._answer(gathering.known, whole[:size] if self._early else whole, gathering.share)
+            self._answer(gathering.known, bytes(memoryview(came)[:size]), gathering.share)
         finally:
             if self._asking is None:
                 gathering.share.release()
@@ -153,12 +158,11 @@ class DirectConnection(HttpToolsConnection):
 
 
 class _Gathering:
-    """The parts of a request so far."""
+    """What has come of a request so far."""
 
-    __slots__ = ("known", "missing", "parts", "share")
+    __slots__ = ("came", "known", "share")
 
     def __init__(self, known: Known, share: BodyShare) -> None:
         self.known = known
         self.share = share
-        self.parts: list[bytes] = []
-        self.missing = known.size
+        self.came = bytearray()

@@ -6,6 +6,7 @@ Source: Open Inference Protocol v2, "Inference"; Triton's "Binary Tensor Data Ex
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -27,6 +28,8 @@ Outputs = Mapping[str, NDArray[Any]]
 
 _JSON_HEAD = b"content-type: application/json\r\ncontent-length: "
 _MAX_LAYOUTS = 256
+# Of the JSON before raw tensors; that of a usual request is some hundred.
+_MAX_LAYOUT_BYTES = 4096
 # The JSON number type of a datatype; float16, booleans and strings take the ordinary way.
 _NUMBERS: dict[str, Any] = {"i": list[int], "u": list[int], "f": list[float]}
 # A request with keys that are not known here is left to the ordinary way.
@@ -64,7 +67,7 @@ def form_of(served: ServedVersion, json_bytes: int | None) -> Form | None:
     if any(dtype.kind not in _NUMBERS or dtype == np.float16 for dtype in dtypes):
         return None
     if json_bytes is not None:
-        return BinaryForm(served, json_bytes)
+        return BinaryForm(served, json_bytes) if json_bytes <= _MAX_LAYOUT_BYTES else None
     # An integer that is out of range wraps around in numpy 1, and is an error in numpy 2.
     return None if _NUMPY_1 and dtypes[0].kind != "f" else JsonForm(served)
 
@@ -177,7 +180,8 @@ class BinaryForm:
             return None
         if len(self._layouts) >= _MAX_LAYOUTS:
             self._layouts.clear()
-        layout = _Layout(request, value.shape if value is not None else (), outputs, {})
+        # Without its tensors, which would keep the whole body.
+        layout = _Layout(replace(request, tensors={}), value.shape if value is not None else (), outputs, {})
         self._layouts[body[: self._json_bytes]] = layout
         return layout
 

@@ -1,6 +1,7 @@
 """What a real daemon does with callers that are silent, slow, too many, or all of these."""
 
 import contextlib
+import http.client
 import importlib.util
 import re
 import select
@@ -249,3 +250,72 @@ def test_the_daemon_takes_all_file_descriptors_that_it_may_have(tmp_path: Path) 
     with running_box(tmp_path, prefix=prefix) as box:
         limits = Path(f"/proc/{box.process.pid}/limits").read_text()
     assert re.search(r"^Max open files +1000 +1000 ", limits, re.MULTILINE)
+
+
+RAW = as_json(
+    {
+        "inputs": [
+            {"name": "image", "shape": [1, 8, 8, 1], "datatype": "INT8", "parameters": {"binary_data_size": 64}},
+        ],
+        "outputs": [{"name": "scores", "parameters": {"binary_data": True}}],
+    }
+)
+
+
+def raw_head(length: int) -> bytes:
+    """The head of a request with raw bytes; but for the length it is always the same."""
+    return (
+        f"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n"
+        f"Inference-Header-Content-Length: {len(RAW)}\r\n\r\n"
+    ).encode()
+
+
+@contextmanager
+def known_head(box: RunningBox) -> Iterator[socket.socket]:
+    """A connection, after two requests that were answered."""
+    whole = raw_head(len(RAW) + 64) + RAW + bytes(64)
+    with connected(box) as link:
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(2):
+            link.sendall(whole)
+            assert answer_status(link) == 200
+        yield link
+
+
+def answer_status(link: socket.socket) -> int:
+    """The status of the next answer, once all of it is here."""
+    answer = http.client.HTTPResponse(link)
+    answer.begin()
+    answer.read()
+    return answer.status
+
+
+def test_bytes_that_are_only_announced_take_nothing_from_others_whatever_the_way(box: RunningBox) -> None:
+    """Also behind a head that the box has seen before."""
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(known_head(box)).sendall(raw_head(MAX_BODY_BYTES - 1) + RAW)
+        time.sleep(0.1)
+        status, told = box.post("/v2/models/digits/infer", b" " * (MAX_BODY_BYTES - 1), "application/json")
+        assert (status, told) == (400, told)
+
+
+def test_bodies_that_have_come_are_counted_whatever_the_way(box: RunningBox) -> None:
+    """The one that is too many is told so."""
+    with ExitStack() as stack:
+        links = [stack.enter_context(known_head(box)) for _ in range(3)]
+        for link in links:
+            link.sendall(raw_head(MAX_BODY_BYTES - 1) + RAW + bytes(MAX_BODY_BYTES - 100 - len(RAW)))
+        readable, _, _ = select.select(links, [], [], 5)
+        assert answer_status(readable[0]) == 429
+    assert box.post("/models/digits/predict", ZEROS, "application/json")[0] == 200
+
+
+def test_a_body_has_its_whole_time_after_a_pause(box: RunningBox) -> None:
+    """The pause before the request does not count."""
+    with known_head(box) as link:
+        time.sleep(0.8 * TIMEOUT_SECONDS)
+        link.sendall(raw_head(len(RAW) + 64))
+        time.sleep(0.75 * TIMEOUT_SECONDS)
+        link.sendall(RAW + bytes(64))
+        assert answer_status(link) == 200

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import socket
 import time
+import tracemalloc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -220,6 +221,14 @@ def test_what_is_worth_packing_takes_the_ordinary_way() -> None:
     assert large.ask(body, extra=b"Accept-Encoding: gzip;q=0\r\n") is not None
 
 
+def test_an_answer_that_is_long_as_json_takes_the_ordinary_way() -> None:
+    """A thread writes it; however few bytes the request has."""
+    shape = (1, 5000)
+    quick = Bench("FP32", shape, inline_bytes=30_000)
+    assert quick.ask(body_of([0] * 5000, shape=shape, datatype="FP32")) is None
+    assert Bench("FP32", (1, 3)).ask(body_of([0] * 3, datatype="FP32")) is not None
+
+
 def test_heads_are_bounded() -> None:
     """A client that makes every head anew fills nothing."""
     bench = Bench()
@@ -282,6 +291,33 @@ def test_raw_bytes_of_another_length_are_not_taken_for_the_layout_that_is_known(
     assert bench.ask(body, extra=header) is not None
     for wrong in (body[:-1], body + b"1", body + body[-3:]):
         assert bench.answer(request(wrong, extra=header)) is None
+
+
+def test_what_is_remembered_of_requests_does_not_hold_their_bodies() -> None:
+    """Clients that give every request an id of its own would fill the memory with their tensors."""
+    shape = (1, 20_000)
+    bench, values = Bench("FP32", shape, inline_bytes=100_000), np.zeros(shape, "<f4")
+    whole = [
+        binary_of(values, asked={"id": f"{number:04}", "parameters": {"binary_data_output": True}}, shape=shape)
+        for number in range(40)
+    ]
+    whole = [(body.replace(b'"INT8"', b'"FP32"'), header) for body, header in whole]
+    assert bench.ask(whole[0][0], extra=whole[0][1]) is not None
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for body, header in whole:
+        answer = bench.answer(request(body, extra=header))
+        assert answer is not None
+        assert answer.endswith(values.tobytes())
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert taken < 3 * values.nbytes
+
+
+def test_much_json_before_raw_bytes_takes_the_ordinary_way() -> None:
+    """Parsing it takes its time, and remembering it takes memory."""
+    body, header = binary_of(np.int8([1, 2, 3]), asked={"parameters": {"binary_data_output": True}, "id": "i" * 5000})
+    assert Bench().ask(body, extra=header) is None
 
 
 VALUES = st.one_of(st.integers(-200, 300), st.floats(-1e39, 1e39), st.booleans(), st.none(), st.text(max_size=2))
