@@ -211,7 +211,8 @@ class InferenceService:
     def _answered(self, served: ServedVersion, call: Call, seconds: float) -> None:
         if self._tracer is not None:
             self._tracer.end(served.name, served.version, call, seconds)
-        self._request_log.answered(served.name, served.version, call, seconds)
+        if self._request_log.slow_seconds:
+            self._request_log.answered(served.name, served.version, call, seconds)
 
     def _failed(self, served: ServedVersion, call: Call, seconds: float, error: EdgeError) -> None:
         served.stats.failed(error.code)

@@ -57,6 +57,7 @@ class SpanTracer:
         self._failed = 0
         self._crowded_out = 0
         self._config = config
+        self._ratio = config.sample_ratio
         self._queue: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         self._exporter: Exporter | None = None
         self._closing = threading.Event()
@@ -72,24 +73,25 @@ class SpanTracer:
 
     def begin(self, call: Call) -> None:
         """See `Tracer.begin`."""
-        if call.span == "undecided":
-            call.span = self._span(call.traceparent)
-            if call.span is not None:
-                call.traceparent = call.span.traceparent
+        if call.span != "undecided":
+            return
+        if not call.traceparent and random.random() >= self._ratio:  # noqa: S311 - no secret; what most requests are
+            call.span = None
+            return
+        call.span = self._span(call.traceparent)
+        if call.span is not None:
+            call.traceparent = call.span.traceparent
 
     def _span(self, traceparent: str) -> Span | None:
-        parent = trace_context.parent(traceparent)
-        if not (parent.sampled if parent else random.random() < self._config.sample_ratio):  # noqa: S311 - no secret
-            return None
-        span_id = trace_context.new_span_id()
+        parent, span_id = trace_context.parent(traceparent), trace_context.new_span_id()
         if parent is None:
             return Span(trace_context.new_trace_id(), span_id, 0)
-        return Span(parent.trace_id, span_id, parent.span_id)
+        return Span(parent.trace_id, span_id, parent.span_id) if parent.sampled else None
 
     def end(self, model: str, version: str, call: Call, seconds: float, error: Code | None = None) -> None:
         """See `Tracer.end`."""
         self.begin(call)
-        if not isinstance(call.span, Span):
+        if call.span is None or call.span == "undecided":
             return
         if self._queue.qsize() >= self._config.queue_max_requests:
             self._crowded_out += 1
