@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from numpy.typing import NDArray
 
-from edge_runtime.errors import CallerError, Code
+from edge_runtime.errors import CallerError, Code, DeviceError
 from edge_runtime.inference.call import Call
 from edge_runtime.inference.engine import Session
 from edge_runtime.inference.pace import Pace
@@ -72,7 +72,7 @@ class Pool:
         session = await self._acquire(deadline)
         started = time.perf_counter()
         call.queue_seconds = started - arrived
-        work = asyncio.get_running_loop().run_in_executor(_THREADS, job, session)
+        work = self._begin(job, session)
         # The thread cannot be interrupted: the session comes back when it is done, whoever still waits for it.
         work.add_done_callback(lambda done: self._release(session, done, started))
         try:
@@ -82,6 +82,18 @@ class Pool:
             raise too_late() from error
         call.engine_seconds = time.perf_counter() - started
         return result
+
+    def _begin(self, job: Callable[[Session], T], session: Session) -> "asyncio.Future[T]":
+        handed_over = [session]
+        try:
+            return asyncio.get_running_loop().run_in_executor(_THREADS, lambda: job(handed_over.pop()))
+        except RuntimeError as error:
+            # The executor has queued it all the same: a thread that comes to it later must find nothing.
+            if handed_over:
+                self._give_back(handed_over.pop())
+            raise DeviceError(
+                f"the engine has no thread to run in ({error}); try again later", Code.OVERLOADED
+            ) from error
 
     async def _acquire(self, deadline: float) -> Session:
         if self._idle:

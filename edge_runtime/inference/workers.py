@@ -35,8 +35,8 @@ class Workers:
             raise CallerError(
                 f"overloaded: {self._inside} large requests are being read; try again later", Code.OVERLOADED
             )
-        self._inside += 1
         work = asyncio.get_running_loop().run_in_executor(self._executor, function)
+        self._inside += 1
         work.add_done_callback(self._done)
         return await asyncio.shield(work)
 

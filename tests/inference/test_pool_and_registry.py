@@ -5,6 +5,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 from edge_runtime.config import EngineConfig
 from edge_runtime.contract.manifest import Manifest
 from edge_runtime.contract.tensors import TensorSpec
-from edge_runtime.errors import CallerError, Code, ContentError
+from edge_runtime.errors import CallerError, Code, ContentError, DeviceError
 from edge_runtime.inference.admission import Admission
 from edge_runtime.inference.call import Call
 from edge_runtime.inference.description import Description
 from edge_runtime.inference.pool import Pool
 from edge_runtime.inference.registry import Registry, ServedVersion
+from edge_runtime.inference.workers import Workers
 
 SPEC = TensorSpec("x", "FP32", (1,))
 TENSORS = {"x": np.zeros(1, np.float32)}
@@ -140,6 +142,34 @@ def test_a_failing_model_gives_its_session_back() -> None:
                     assert pool.run_now(TENSORS) or await pool.run(TENSORS, Call(deadline=soon()))
             assert pool.busy == 0
             pool.close()
+
+    asyncio.run(go())
+
+
+def test_a_box_that_can_start_no_thread_loses_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller is told, and the next one is answered; nobody runs what was given up."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def go() -> None:
+        gate, workers = Gate(), Workers(0)
+        gate.open.set()
+        pool = Pool([gate], max_waiting=1, inline_bytes=0)
+        monkeypatch.setattr("edge_runtime.inference.pool._THREADS", ThreadPoolExecutor(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(DeviceError, match="no thread") as caught:
+                await pool.run(TENSORS, Call())
+            for _ in range(20):
+                with pytest.raises(RuntimeError):
+                    await workers.run(10**6, time.monotonic)
+        assert caught.value.code is Code.OVERLOADED
+        assert pool.busy == 0
+        await pool.run(TENSORS, Call(deadline=soon()))
+        assert gate.entered.acquire(timeout=10)
+        assert not gate.entered.acquire(blocking=False)
+        assert workers._inside == 0
 
     asyncio.run(go())
 
