@@ -19,32 +19,40 @@ log = logging.getLogger(__name__)
 
 
 class IsolatedEngine:
-    """An engine whose sessions are processes. Implements `engine.Engine`; make one for each model that is loaded."""
+    """An engine whose sessions are processes. Implements `engine.Engine`; make one for each model that is loaded.
 
-    def __init__(self, inner: Engine, config: EngineConfig) -> None:
+    Args:
+        inner: what runs in the processes.
+        config: their limits.
+        about: whose processes they are, for the log.
+    """
+
+    def __init__(self, inner: Engine, config: EngineConfig, about: str = "a model") -> None:
         self.name = inner.name
         self.version = inner.version
         self.delegate = inner.delegate
         self.history = CrashHistory(config.isolated_max_crashes, config.isolated_crash_window_seconds)
         self._inner = inner
         self._config = config
+        self._about = about
 
     def with_delegate(self, delegate: Delegate) -> "IsolatedEngine":
         """See `engine.Engine.with_delegate`."""
-        return IsolatedEngine(self._inner.with_delegate(delegate), self._config)
+        return IsolatedEngine(self._inner.with_delegate(delegate), self._config, self._about)
 
     def open(self, model: Path, kernels: Kernels, threads: int, state: State = "variables") -> "IsolatedSession":
         """See `engine.Engine.open`."""
         memory_bytes = self._config.isolated_memory_bytes
         job = Job(str(model.absolute()), self.name, kernels, threads, memory_bytes, state, self.delegate)
-        return IsolatedSession(job, self._config, self.history)
+        return IsolatedSession(job, self._config, self.history, self._about)
 
 
 class IsolatedSession:
     """A worker process, and another one where it crashed. Implements `engine.Session`."""
 
-    def __init__(self, job: Job, config: EngineConfig, history: CrashHistory) -> None:
+    def __init__(self, job: Job, config: EngineConfig, history: CrashHistory, about: str) -> None:
         self._job = job
+        self._about = about
         self._config = config
         self._history = history
         worker = self._start()
@@ -128,5 +136,5 @@ class IsolatedSession:
         now = time.monotonic()
         self._history.crashed(now)
         left = self._history.pause_left(now)
-        log.warning("%s (%s)%s", lost.error, self._job.model, f"; next try in {left:.0f} s" if left else "")
+        log.warning("%s: %s%s", self._about, lost.error, f"; next try in {left:.0f} s" if left else "")
         self._worker = None if left else self._start()

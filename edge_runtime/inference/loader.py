@@ -51,7 +51,7 @@ class Loader:
         `signed`: by somebody whom the box trusts. Raises ContentError where the engine refuses the model.
         """
         config = self.config(manifest)
-        engine, placement = self._place(config, description.delegate, signed=signed)
+        engine, placement = self._place(config, manifest, description.delegate, signed=signed)
         tuning, setup = self._tunings(manifest, description), self.setup(manifest, description, signed=signed)
         sessions = [engine.open(model, setup.kernels, setup.threads, description.state) for _ in range(setup.instances)]
         memory.release_file_pages(model)
@@ -62,12 +62,14 @@ class Loader:
         served.open_session = lambda: engine.open(model, setup.kernels, setup.threads, description.state)
         return served
 
-    def _place(self, config: EngineConfig, delegate: str, *, signed: bool) -> tuple[Engine, Placement]:
+    def _place(
+        self, config: EngineConfig, manifest: Manifest, delegate: str, *, signed: bool
+    ) -> tuple[Engine, Placement]:
         """`delegate`: what the version was proven with; what has not been proven is not loaded."""
         engine = self.engine.with_delegate(Delegate(delegate, config.delegate_options)) if delegate else self.engine
         if not _isolated(config, signed=signed):
             return engine, Placement()
-        isolated = IsolatedEngine(engine, config)
+        isolated = IsolatedEngine(engine, config, f"{manifest.name} {manifest.version}")
         return isolated, Placement("process", isolated.history)
 
     def setup(self, manifest: Manifest, description: Description, *, signed: bool = False) -> Setup:

@@ -257,11 +257,7 @@ class Residence:
         while not self.fits(needed):
             waited = time.monotonic() - started
             if needed > self.budget_bytes or waited > _ROOM_SECONDS:
-                raise CallerError(
-                    f"no room in memory: {needed} bytes are needed, {self.loaded_bytes} of {self.budget_bytes} are "
-                    "taken by models that are in use; try again later, or raise engine.memory_budget_bytes",
-                    Code.OVERLOADED,
-                )
+                raise self._no_room(needed)
             victim = self._victim(although_busy=waited > _PATIENCE_SECONDS)
             if victim is None:
                 await asyncio.sleep(_LOOK_SECONDS)
@@ -270,6 +266,16 @@ class Residence:
                 evicted = True
         if evicted:
             await asyncio.to_thread(memory.give_back)
+
+    def _no_room(self, needed: int) -> CallerError:
+        budget = self.budget_bytes
+        why = (
+            f"more than the budget for all models, {budget}; raise engine.memory_budget_bytes"
+            if needed > budget
+            else f"{self.loaded_bytes} of {budget} are taken by models that are in use; try again later, or raise "
+            "engine.memory_budget_bytes"
+        )
+        return CallerError(f"no room in memory: {needed} bytes are needed, {why}", Code.OVERLOADED)
 
     def _victim(self, *, although_busy: bool) -> ServedVersion | None:
         """The one to go: the previous version of a model before an active one, then the least recently used."""

@@ -1,5 +1,6 @@
 """A model's configuration and statistics in Triton's words, the same over HTTP (JSON) and gRPC (fields of messages)."""
 
+import time
 from typing import Any
 
 from edge_runtime.contract.tensors import TensorSpec
@@ -55,7 +56,7 @@ def _statistics(served: ServedVersion) -> dict[str, Any]:
     return {
         "name": served.name,
         "version": served.version,
-        "last_inference": 0,
+        "last_inference": _unix_ms(served.last_used) if served.last_used else 0,
         "inference_count": answered,
         "execution_count": answered,
         "inference_stats": {
@@ -70,6 +71,11 @@ def _statistics(served: ServedVersion) -> dict[str, Any]:
         },
         "batch_stats": [],
     }
+
+
+def _unix_ms(moment: float) -> int:
+    """Of a time.perf_counter()."""
+    return round(1000 * (time.time() - time.perf_counter() + moment))
 
 
 def _time(histogram: Histogram, count: int) -> dict[str, int]:

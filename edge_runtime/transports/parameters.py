@@ -41,9 +41,12 @@ def sequence_of(parameters: Mapping[str, Any]) -> SequenceStep | None:
             f"the parameter sequence_id must be a whole number or a string of at most {_MAX_SEQUENCE_ID_CHARACTERS} "
             f"characters, but is {identity!r:.100}"
         )
-    if not identity:
-        return None
-    return SequenceStep(str(identity), _flag(parameters, "sequence_start"), _flag(parameters, "sequence_end"))
+    step = SequenceStep(str(identity), _flag(parameters, "sequence_start"), _flag(parameters, "sequence_end"))
+    if identity:
+        return step
+    if step.start or step.end:
+        raise CallerError("sequence_start and sequence_end need a sequence_id (not 0): which sequence is meant?")
+    return None
 
 
 def _flag(parameters: Mapping[str, Any], name: str) -> bool:

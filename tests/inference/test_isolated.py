@@ -166,7 +166,8 @@ def test_a_worker_that_hangs_is_killed(model: Path) -> None:
 
 def test_a_model_that_keeps_crashing_is_left_alone_for_a_while(model: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Then requests are answered at once, without a process; each crash is logged once."""
-    engine = IsolatedEngine(ENGINE, EngineConfig(isolated_max_crashes=2, isolated_crash_window_seconds=20))
+    config = EngineConfig(isolated_max_crashes=2, isolated_crash_window_seconds=20)
+    engine = IsolatedEngine(ENGINE, config, "gearbox 1.0.0")
     session = engine.open(model, "builtin", 1)
     for _ in range(2):
         kill(session)
@@ -178,6 +179,7 @@ def test_a_model_that_keeps_crashing_is_left_alone_for_a_while(model: Path, capl
         assert told.value.code is Code.UNAVAILABLE
         assert session.pid is None
     assert engine.history.total == len([r for r in caplog.records if "SIGSEGV" in r.message]) == 2
+    assert all(r.message.startswith("gearbox 1.0.0: ") for r in caplog.records if "SIGSEGV" in r.message)
     time.sleep(engine.history.pause_left(time.monotonic()))
     assert session.run(PICTURE)["scores"].shape == (1, 10)
     session.close()

@@ -283,7 +283,7 @@ def test_what_is_larger_than_the_budget_pushes_nobody_out() -> None:
 
     async def go(box: Box) -> None:
         served = box.add("a")
-        with pytest.raises(CallerError, match="3000 bytes are needed, 1000 of 2000"):
+        with pytest.raises(CallerError, match="3000 bytes are needed, more than the budget for all models, 2000"):
             await box.residence.reserve(3 * MODEL_BYTES)
         with pytest.raises(DeviceError, match=r"takes 2001 bytes .* 2000") as caught:
             box.residence.check_fits(served.manifest, 2001)

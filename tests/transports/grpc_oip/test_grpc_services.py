@@ -3,6 +3,7 @@
 import asyncio
 import queue
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -74,6 +75,7 @@ def test_tritonclient_reads_configuration_and_statistics() -> None:
         (stats,) = client.get_inference_statistics("echo").model_stats
         assert (stats.name, stats.version, stats.inference_count) == ("echo", "1.0.0", 3)
         assert stats.inference_stats.success.ns > 0
+        assert abs(stats.last_inference / 1000 - time.time()) < 60
         everything = client.get_inference_statistics(as_json=True)
         assert everything["model_stats"][0]["inference_stats"]["success"]["count"] == "3"
         assert "NOT_FOUND" in failure(lambda: client.get_inference_statistics("nope"))
