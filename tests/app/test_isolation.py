@@ -88,7 +88,7 @@ def test_crashes_under_load_cost_one_answer_each_and_nobody_else_anything(tmp_pa
         assert shown(box, "caged")["worker_crashes"] == kills
         metrics = box.http.request("GET", f"{box.url}/metrics").data.decode()
         assert f'edge_worker_crashes_total{{model="caged",version="1.0.0"}} {kills}\n' in metrics
-        assert box.log.count("the model's worker process") == kills
+        assert box.log.count("isolated: caged 1.0.0: the model's worker process") == kills
         assert box.get("/healthz")["status"] == "ok"
         assert len(workers(box)) == 1
     assert "Traceback" not in box.log
