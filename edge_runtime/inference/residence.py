@@ -77,9 +77,12 @@ class Absent:
 
 def loaded_bytes(served: ServedVersion) -> int:
     """What its sessions take together, or will take once they are in memory."""
-    isolated = served.placement.isolated
     size = served.runner.size if served.resident else served.sessions
-    return session_bytes(served.manifest, served.description, isolated=isolated) * size
+    return _session_bytes(served) * size
+
+
+def _session_bytes(served: ServedVersion) -> int:
+    return session_bytes(served.manifest, served.description, isolated=served.placement.isolated)
 
 
 async def _cannot_open(served: ServedVersion) -> Runner:
@@ -211,6 +214,7 @@ class Residence:
 
     async def _load(self, served: ServedVersion) -> None:
         try:
+            self.check_fits(served.manifest, _session_bytes(served))  # the budget was another one when it was pushed
             self._complain_of_thrashing(served)
             async with self.room(loaded_bytes(served)):
                 runner = await self.open(served)

@@ -218,6 +218,23 @@ def test_a_model_that_cannot_be_loaded_says_why_and_is_not_tried_for_every_reque
     on_box(go)
 
 
+def test_a_model_that_no_longer_fits_at_all_says_so_and_pushes_nobody_out() -> None:
+    """The budget was lowered: to try again later would not help."""
+
+    async def go(box: Box) -> None:
+        served = box.add("a")
+        box.add("b")
+        box.residence.dismiss(served)
+        box.residence.budget_bytes = MODEL_BYTES - 1
+        with pytest.raises(DeviceError, match=r"takes 1000 bytes .* 999; raise engine\.memory_budget_bytes") as caught:
+            await box.ask("a")
+        assert caught.value.code is Code.NO_SPACE
+        assert "999" in box.residence.reason(served)
+        assert (box.opened, box.resident()) == ([], "b")
+
+    on_box(go)
+
+
 def test_a_model_that_the_operator_unloaded_is_not_loaded_for_a_request() -> None:
     """It answers what to do; what was running is answered."""
 
