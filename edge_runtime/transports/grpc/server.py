@@ -28,8 +28,9 @@ _SWEEP_SECONDS = 1.0
 # A caller that went away without a word (power, network) is noticed after about the sum of these.
 _KEEPALIVE_SECONDS = 60.0
 _KEEPALIVE_TIMEOUT_SECONDS = 20.0
-# Frames of one peer between which others have their turn: quick calls are answered as they are read.
-_FRAMES_A_TURN = 128
+# Frames of one peer between which others have their turn: quick calls are answered as they are read. A client that
+# sends all its heads first, and then the bodies, is to be done in one turn: its open calls count for everybody.
+_FRAMES_A_TURN = 512
 # The last answers are small; a peer that does not read them is not waited for.
 _FLUSH_SECONDS = 0.5
 

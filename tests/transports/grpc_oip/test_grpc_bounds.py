@@ -287,9 +287,39 @@ def test_others_have_their_turn_between_the_many_requests_of_one_peer() -> None:
                     await reader.read(100_000)
             watching.cancel()
             writer.close()
-            assert session.most <= 100
+            assert session.most <= 300
 
     asyncio.run(go())
+
+
+def test_peers_that_send_their_heads_first_do_not_take_each_others_places() -> None:
+    """Eight with a hundred calls each, which are answered as they are read: at no time are there many open ones."""
+
+    async def go() -> None:
+        async with serving() as bench:
+            bench.registry.find("echo").runner = Pool([Counting()], max_waiting=4, inline_bytes=1000)  # type: ignore[list-item]
+            message = messages.ModelInferRequest(model_name="echo", raw_input_contents=[bytes(8)])
+            message.inputs.add(name="x", datatype="FP32", shape=[2])
+            body, path = framed(message.SerializeToString()), f"/{SERVICE}/ModelInfer"
+            statuses = await asyncio.gather(*(_heads_first(bench, body, path, 100) for _ in range(8)))
+            assert statuses == [["0"] * 100] * 8
+
+    asyncio.run(go())
+
+
+async def _heads_first(bench: Bench, body: bytes, path: str, many: int) -> list[str]:
+    """The statuses of so many calls on a connection of their own."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", bench.server.port)
+    client, streams = Client(), range(1, 2 * many, 2)
+    heads = [client.head(stream, path=path) for stream in streams]
+    bodies = [frames.frame(frames.DATA, frames.END_STREAM, stream, body) for stream in streams]
+    writer.write(b"".join([frames.PREFACE, frames.settings({}), *heads, *bodies]))
+    client.sent.clear()
+    async with asyncio.timeout(20):
+        while b"".join(client.sent).count(b"grpc-status") < many:
+            client.sent.append(await reader.read(100_000))
+    writer.close()
+    return [trailers["grpc-status"] for _, trailers in client.answers().values()]
 
 
 def test_a_flood_of_requests_to_cancel_is_still_seen_in_turns() -> None:
