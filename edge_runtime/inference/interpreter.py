@@ -116,10 +116,11 @@ class InterpreterSession:
                 if value.shape != self._shapes[name]:
                     self._resize(tensors)
                     break
+            interpreter = self._interpreter
             for name, value in tensors.items():
-                self._interpreter.set_tensor(self._input_index[name], value)
-            self._interpreter.invoke()
-            return {name: np.asarray(self._interpreter.get_tensor(i)) for name, i in self._output_index.items()}
+                interpreter.set_tensor(self._input_index[name], value)
+            interpreter.invoke()
+            return {name: interpreter.get_tensor(index) for name, index in self._output_index.items()}
         except _ENGINE_ERRORS as error:
             raise ContentError(f"the model failed to run: {_first_line(error)}") from error
 
