@@ -16,8 +16,10 @@ from edge_runtime.system import trace_context
 from edge_runtime.transports import codec, model_views
 from edge_runtime.transports.codec import InferRequest
 from edge_runtime.transports.grpc import messages, tensors
+from edge_runtime.transports.grpc.reception import Methods
 from edge_runtime.transports.grpc.repeats import Repeat, Repeats
-from edge_runtime.transports.grpc.rpc import Context, Messages, Methods, StatusError, Unary
+from edge_runtime.transports.grpc.rpc import Context, StatusError, Unary
+from edge_runtime.transports.grpc.stream_rpc import Messages
 from edge_runtime.transports.grpc.streams import InferStream
 from edge_runtime.transports.parameters import call_of
 from edge_runtime.transports.repository import ModelRepository, check_load

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable
 from edge_runtime.errors import CallerError
 from edge_runtime.inference.registry import Registry
 from edge_runtime.transports.grpc.health_messages import HealthCheckRequest, HealthCheckResponse
-from edge_runtime.transports.grpc.rpc import Context, Messages, Methods, StatusError
+from edge_runtime.transports.grpc.reception import Methods
+from edge_runtime.transports.grpc.rpc import Context, StatusError
+from edge_runtime.transports.grpc.stream_rpc import Messages
 
 SERVICE = "grpc.health.v1.Health"
 # What is watched knows no events: how often it is looked at.

@@ -6,7 +6,9 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from edge_runtime.transports.grpc import reflection_messages as wire
-from edge_runtime.transports.grpc.rpc import STATUS, Context, Messages, Methods
+from edge_runtime.transports.grpc.reception import Methods
+from edge_runtime.transports.grpc.rpc import STATUS, Context
+from edge_runtime.transports.grpc.stream_rpc import Messages
 
 _V1, _V1ALPHA = "grpc.reflection.v1", "grpc.reflection.v1alpha"
 _METHOD = "ServerReflection/ServerReflectionInfo"

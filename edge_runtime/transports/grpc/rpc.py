@@ -4,18 +4,18 @@ import asyncio
 import logging
 import time
 import zlib
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from edge_runtime.errors import CallerError, Code, EdgeError
-from edge_runtime.inference.workers import ON_LOOP_BYTES, Workers
+from edge_runtime.inference.workers import ON_LOOP_BYTES
 from edge_runtime.system import trace_context
 from edge_runtime.transports.grpc import frames
+from edge_runtime.transports.grpc.bounds import Bounds
 from edge_runtime.transports.grpc.headers import literal
-from edge_runtime.transports.grpc.http2 import STREAM_WINDOW, Connection, Stream
+from edge_runtime.transports.grpc.http2 import Connection, Stream
 from edge_runtime.transports.status import GRPC_STATUS
 
 log = logging.getLogger(__name__)
@@ -48,17 +48,16 @@ _PUSHBACK = literal("grpc-retry-pushback-ms", "1000")
 _STATUS_200 = b"\x88"  # RFC 7541, appendix A
 _CONTENT_TYPE = literal("content-type", "application/grpc")
 _ACCEPTED = literal("grpc-accept-encoding", "identity,deflate,gzip")
-_HEAD = _STATUS_200 + _CONTENT_TYPE + _ACCEPTED
-_GZIP_HEAD = _HEAD + literal("grpc-encoding", "gzip")
-_OK = literal("grpc-status", "0")
+# Header blocks of an answer: before its messages, and after them.
+HEAD = _STATUS_200 + _CONTENT_TYPE + _ACCEPTED
+GZIP_HEAD = HEAD + literal("grpc-encoding", "gzip")
+OK = literal("grpc-status", "0")
 
-_PREFIX_BYTES = 5
+PREFIX_BYTES = 5
 # Smaller messages become no smaller.
-_PACK_ABOVE_BYTES = 1024
+PACK_ABOVE_BYTES = 1024
 # zlib's number for each encoding: 15 bits of window, 16 more for gzip's frame around it.
 _ZLIB_WINDOW = {"gzip": 31, "deflate": 15}
-# Messages of one stream that wait to be taken; the peer is held up beyond it.
-_MAX_WAITING_MESSAGES = 4
 # A body goes on when this much has moved: one byte now and then holds a call just as well as none.
 _PROGRESS_BYTES = 1024
 _UNIT_SECONDS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -125,73 +124,6 @@ class Context:
 
 
 Unary = Callable[[bytes, Context], bytes | Coroutine[Any, Any, bytes]]
-Streaming = Callable[["Messages", Context], Coroutine[Any, Any, None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Methods:
-    """The handlers by path ("/package.Service/Method"). One that answers at once returns bytes, no coroutine."""
-
-    unary: Mapping[str, Unary] = field(default_factory=dict)
-    streaming: Mapping[str, Streaming] = field(default_factory=dict)
-
-    def __or__(self, other: "Methods") -> "Methods":
-        return Methods({**self.unary, **other.unary}, {**self.streaming, **other.streaming})
-
-
-class Bounds:
-    """What all calls of one server may take together."""
-
-    def __init__(self, max_calls: int, max_message_bytes: int, max_messages_bytes: int, workers: Workers) -> None:
-        self.max_calls = max_calls
-        self.max_message_bytes = max_message_bytes
-        self.max_messages_bytes = max_messages_bytes
-        self.workers = workers
-        self.calls = 0
-        self.bytes = 0
-        self.closing = False
-        self.quiet = asyncio.Event()  # no call is under way, and none is to come
-
-    def enter(self) -> None:
-        """One call more."""
-        self.calls += 1
-
-    def leave(self) -> None:
-        """One call less."""
-        self.calls -= 1
-        self._note_quiet()
-
-    def close(self) -> None:
-        """From now on nothing new comes: be quiet after the last call."""
-        self.closing = True
-        self._note_quiet()
-
-    def _note_quiet(self) -> None:
-        if self.closing and not self.calls:
-            self.quiet.set()
-
-    @property
-    def full(self) -> bool:
-        """Whether no further call may run now."""
-        return self.calls >= self.max_calls
-
-    def take(self, size: int) -> None:
-        """Note that `size` bytes more are held; raises CallerError OVERLOADED where they are too many."""
-        if self.bytes + size > self.max_messages_bytes:
-            raise CallerError(
-                f"overloaded: requests of {self.bytes} bytes are being worked on, {size} more are too many "
-                "(grpc.max_messages_bytes); try again later",
-                Code.OVERLOADED,
-            )
-        self.bytes += size
-
-    def check_message(self, size: int) -> None:
-        """Raise CallerError TOO_LARGE for a message of more than `max_message_bytes`."""
-        if size > self.max_message_bytes:
-            raise CallerError(
-                f"the message has {size} bytes, the limit here is {self.max_message_bytes} (grpc.max_message_bytes)",
-                Code.TOO_LARGE,
-            )
 
 
 class Rpc(Stream):
@@ -315,7 +247,7 @@ class Rpc(Stream):
 
     def packs(self, size: int) -> bool:
         """Whether an answer of `size` bytes is compressed: where the request was, and its sender reads gzip."""
-        return size > _PACK_ABOVE_BYTES and self.head.accepts_gzip and self.head.encoding == "gzip"
+        return size > PACK_ABOVE_BYTES and self.head.accepts_gzip and self.head.encoding == "gzip"
 
 
 def status_of(error: Exception) -> tuple[str, str]:
@@ -333,7 +265,8 @@ def percent_encoded(message: str) -> str:
     return quote(message[:_MAX_MESSAGE_CHARACTERS], safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
 
 
-def _packed(message: bytes) -> bytes:
+def packed(message: bytes) -> bytes:
+    """A message in gzip, as quickly as that goes."""
     packer = zlib.compressobj(1, wbits=_ZLIB_WINDOW["gzip"])
     return packer.compress(message) + packer.flush()
 
@@ -362,9 +295,9 @@ class UnaryRpc(Rpc):
                 return
             self.take(len(data))
             body += data
-            if len(body) >= _PREFIX_BYTES:
-                self._bounds.check_message(int.from_bytes(body[1:_PREFIX_BYTES], "big"))
-            self._bounds.check_message(len(body) - _PREFIX_BYTES)
+            if len(body) >= PREFIX_BYTES:
+                self._bounds.check_message(int.from_bytes(body[1:PREFIX_BYTES], "big"))
+            self._bounds.check_message(len(body) - PREFIX_BYTES)
             if ended:
                 self._body = bytearray()
                 self._whole(body)
@@ -374,14 +307,14 @@ class UnaryRpc(Rpc):
             self.fail(error)
 
     def _whole(self, body: bytes | bytearray) -> None:
-        size = int.from_bytes(body[1:_PREFIX_BYTES], "big")
-        if len(body) != _PREFIX_BYTES + size:
+        size = int.from_bytes(body[1:PREFIX_BYTES], "big")
+        if len(body) != PREFIX_BYTES + size:
             if not body:
                 raise StatusError("INTERNAL", "the call has no message")
-            raise StatusError("INTERNAL", f"a message of {size} bytes was announced, {len(body) - _PREFIX_BYTES} came")
+            raise StatusError("INTERNAL", f"a message of {size} bytes was announced, {len(body) - PREFIX_BYTES} came")
         self._bounds.check_message(size)
-        flag, message = body[0], bytes(memoryview(body)[_PREFIX_BYTES:])
-        if flag and size > _PACK_ABOVE_BYTES:  # it may become a thousand times as large: not on the event loop
+        flag, message = body[0], bytes(memoryview(body)[PREFIX_BYTES:])
+        if flag and size > PACK_ABOVE_BYTES:  # it may become a thousand times as large: not on the event loop
             self.start(self._unpack_and_answer(flag, message))
             return
         answer = self._call(self.unpacked(flag, message), self.context)
@@ -399,205 +332,13 @@ class UnaryRpc(Rpc):
     async def _answer(self, work: bytes | Coroutine[Any, Any, bytes]) -> None:
         answer = work if isinstance(work, bytes) else await work
         if self.packs(len(answer)):
-            body = await self._bounds.workers.run(len(answer), lambda: framed(_packed(answer), 1))
-            self.connection.answer(self, _GZIP_HEAD, body, _OK)
+            body = await self._bounds.workers.run(len(answer), lambda: framed(packed(answer), 1))
+            self.connection.answer(self, GZIP_HEAD, body, OK)
         else:
             self._reply(answer)
 
     def _reply(self, answer: bytes) -> None:
         if self.packs(len(answer)):
-            self.connection.answer(self, _GZIP_HEAD, framed(_packed(answer), 1), _OK)
+            self.connection.answer(self, GZIP_HEAD, framed(packed(answer), 1), OK)
         else:
-            self.connection.answer(self, _HEAD, framed(answer), _OK)
-
-
-class StreamRpc(Rpc):
-    """Messages both ways."""
-
-    __slots__ = ("_arrived", "_begun", "_buffer", "_drained", "_ended", "_let_go", "_to_refill", "_waiting", "_working")
-
-    def __init__(
-        self, connection: "Connection[Any]", stream_id: int, head: Head, bounds: Bounds, call: Streaming
-    ) -> None:
-        super().__init__(connection, stream_id, head, bounds)
-        self._buffer = bytearray()
-        self._waiting: deque[tuple[int, bytes]] = deque()
-        self._to_refill = self._working = 0
-        self._begun = self._ended = False
-        self._arrived: asyncio.Event = asyncio.Event()
-        self._drained: asyncio.Event = asyncio.Event()
-        self._let_go: asyncio.Event = asyncio.Event()
-        self.start(self._run(call))
-
-    async def _run(self, call: Streaming) -> None:
-        await call(Messages(self), self.context)
-        self.end(_OK)
-
-    @property
-    def headers_sent(self) -> bool:
-        """Whether a part of the answer is out."""
-        return self._begun
-
-    @property
-    def patient(self) -> bool:
-        """Between two messages, yes; one that has begun takes memory."""
-        return not self._buffer or len(self._waiting) >= _MAX_WAITING_MESSAGES
-
-    def received(self, data: bytes, *, ended: bool) -> None:
-        """Cut the bytes into messages."""
-        try:
-            self.take(len(data))
-            self._to_refill += len(data)
-            self._buffer += data
-            self._cut()
-            self._ended = ended
-            self._arrived.set()
-            self._refill()
-        except Exception as error:  # noqa: BLE001 - told to the caller, and logged where nobody foresaw it
-            self.fail(error)
-
-    def _cut(self) -> None:
-        """No more than are taken soon: a message of no bytes takes a hundred as an object."""
-        buffer = self._buffer
-        while len(buffer) >= _PREFIX_BYTES and len(self._waiting) < _MAX_WAITING_MESSAGES:
-            size = int.from_bytes(buffer[1:_PREFIX_BYTES], "big")
-            self._bounds.check_message(size)
-            if len(buffer) < _PREFIX_BYTES + size:
-                return
-            self._waiting.append((buffer[0], bytes(buffer[_PREFIX_BYTES : _PREFIX_BYTES + size])))
-            del buffer[: _PREFIX_BYTES + size]
-
-    def _refill(self) -> None:
-        """Let the caller go on, unless enough is here for the handler to go on with."""
-        waiting = len(self._waiting)
-        if not waiting or (waiting < _MAX_WAITING_MESSAGES and self._held < STREAM_WINDOW):
-            size, self._to_refill = self._to_refill, 0
-            self.connection.refill(self, size)
-
-    async def next_message(self) -> bytes | None:
-        """The next message; None after the last. Raises CallerError or StatusError."""
-        while not self._waiting:
-            if self._ended and self._buffer:
-                raise StatusError("INTERNAL", "the stream ends within a message")
-            if self._ended:
-                return None
-            self._arrived.clear()
-            await self._arrived.wait()
-        flag, message = self._waiting.popleft()
-        self.give_back(_PREFIX_BYTES + len(message))
-        self._cut()
-        self._refill()
-        if flag and len(message) > _PACK_ABOVE_BYTES:
-            return await self._bounds.workers.run(ON_LOOP_BYTES + 1, lambda: self.unpacked(flag, message))
-        return self.unpacked(flag, message)
-
-    async def hold(self, size: int) -> None:
-        """Count a message that is worked on while the next ones come; raises CallerError OVERLOADED.
-
-        Waits while those before it are too large for this one beside them.
-        """
-        self.take(size)
-        while self._working and self._working + size > self._bounds.max_message_bytes:
-            self._let_go.clear()
-            await self._let_go.wait()
-        self._working += size
-
-    def let_go(self, size: int) -> None:
-        """The message of `size` bytes has its answer."""
-        self._working -= size
-        self._let_go.set()
-        self.give_back(size)
-        self._refill()
-
-    async def send(self, message: bytes) -> None:
-        """Send a message; waits while the peer does not read."""
-        if not self._begun:
-            self._begun = True
-            gzip = self.head.accepts_gzip and self.head.encoding == "gzip"
-            self.connection.send(self, frames.HEADERS, _GZIP_HEAD if gzip else _HEAD)
-        if self.packs(len(message)):
-            body = await self._bounds.workers.run(len(message), lambda: framed(_packed(message), 1))
-        else:
-            body = framed(message)
-        self.connection.send(self, frames.DATA, body)
-        while self.unsent:
-            self._drained.clear()
-            await self._drained.wait()
-
-    def sent(self) -> None:
-        """The peer reads again."""
-        self._drained.set()
-
-
-class Messages:
-    """A stream of messages as its handler sees it."""
-
-    def __init__(self, rpc: StreamRpc) -> None:
-        self._rpc = rpc
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """What the caller sends, to its end."""
-        while (message := await self._rpc.next_message()) is not None:
-            yield message
-
-    async def send(self, message: bytes) -> None:
-        """Answer; waits while the caller does not read."""
-        await self._rpc.send(message)
-
-    async def hold(self, size: int) -> None:
-        """Count a message of `size` bytes until `let_go`; see `StreamRpc.hold`."""
-        await self._rpc.hold(size)
-
-    def let_go(self, size: int) -> None:
-        """It has its answer."""
-        self._rpc.let_go(size)
-
-
-class Reception:
-    """Makes calls of requests."""
-
-    def __init__(self, methods: Methods, bounds: Bounds) -> None:
-        self._methods = methods
-        self._bounds = bounds
-
-    def __call__(self, connection: "Connection[Any]", stream_id: int, head: Head) -> Stream:
-        """One request's call; it may have failed already."""
-        if head.acceptable and not self._bounds.full:
-            unary = self._methods.unary.get(head.path)
-            if unary is not None:
-                return UnaryRpc(connection, stream_id, head, self._bounds, unary)
-            streaming = self._methods.streaming.get(head.path)
-            if streaming is not None:
-                return StreamRpc(connection, stream_id, head, self._bounds, streaming)
-        return _Refused(connection, stream_id, head, self._bounds, self._refusal(head))
-
-    def _refusal(self, head: Head) -> Exception | None:
-        if not head.is_grpc:
-            return None
-        if not head.acceptable:
-            return StatusError("UNIMPLEMENTED", f"grpc-encoding {head.encoding!r} is not known: use gzip or deflate")
-        if head.path not in self._methods.unary and head.path not in self._methods.streaming:
-            return StatusError("UNIMPLEMENTED", f"there is no call {head.path[:100]!r} here")
-        return CallerError(
-            f"overloaded: {self._bounds.max_calls} requests are under way (grpc.max_concurrent_requests); "
-            "try again later",
-            Code.OVERLOADED,
-        )
-
-
-class _Refused(Rpc):
-    """A request that is no call of ours, or one too many; its body is passed over."""
-
-    __slots__ = ()
-
-    def __init__(
-        self, connection: "Connection[Any]", stream_id: int, head: Head, bounds: Bounds, refusal: Exception | None
-    ) -> None:
-        super().__init__(connection, stream_id, head, bounds)
-        if refusal is None:  # no gRPC at all: 415, as the protocol wants for another content type
-            connection.send(self, frames.HEADERS, literal(":status", "415"), last=True)
-        else:
-            self.fail(refusal)
-
-    def received(self, data: bytes, *, ended: bool) -> None:
-        """Nothing is done with it."""
+            self.connection.answer(self, HEAD, framed(answer), OK)

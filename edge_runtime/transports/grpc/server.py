@@ -13,12 +13,14 @@ from edge_runtime.errors import DeviceError
 from edge_runtime.inference.registry import Registry
 from edge_runtime.inference.service import InferenceService
 from edge_runtime.transports.grpc import health_messages, messages
+from edge_runtime.transports.grpc.bounds import Bounds
 from edge_runtime.transports.grpc.calls import SERVICE, Calls
 from edge_runtime.transports.grpc.frames import ErrorCode, Http2Error
 from edge_runtime.transports.grpc.health import Health
 from edge_runtime.transports.grpc.http2 import Connection
+from edge_runtime.transports.grpc.reception import Reception
 from edge_runtime.transports.grpc.reflection import Reflection
-from edge_runtime.transports.grpc.rpc import Bounds, Head, Reception
+from edge_runtime.transports.grpc.rpc import Head
 from edge_runtime.transports.repository import ModelRepository, ServedModels
 
 log = logging.getLogger(__name__)

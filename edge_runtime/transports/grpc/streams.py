@@ -6,7 +6,8 @@ from typing import Any
 
 from edge_runtime.errors import EdgeError
 from edge_runtime.transports.grpc.messages import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
-from edge_runtime.transports.grpc.rpc import Messages, StatusError, status_of
+from edge_runtime.transports.grpc.rpc import StatusError, status_of
+from edge_runtime.transports.grpc.stream_rpc import Messages
 
 # Requests of one stream that are under way or whose answers wait for those before them; the caller is held up beyond.
 _MAX_IN_FLIGHT = 16

@@ -7,8 +7,10 @@ import hpack
 from edge_runtime.errors import CallerError
 from edge_runtime.inference.workers import Workers
 from edge_runtime.transports.grpc import frames
+from edge_runtime.transports.grpc.bounds import Bounds
 from edge_runtime.transports.grpc.http2 import Connection
-from edge_runtime.transports.grpc.rpc import Bounds, Context, Head, Methods, Reception, framed
+from edge_runtime.transports.grpc.reception import Methods, Reception
+from edge_runtime.transports.grpc.rpc import Context, Head, framed
 
 PATH = "/test.Service/Echo"
 _OUT_HEADERS = frames.END_HEADERS

@@ -21,7 +21,9 @@ from edge_runtime.inference.pool import Pool  # noqa: E402
 from edge_runtime.transports.grpc import frames, messages  # noqa: E402
 from edge_runtime.transports.grpc.calls import SERVICE  # noqa: E402
 from edge_runtime.transports.grpc.frames import ErrorCode  # noqa: E402
-from edge_runtime.transports.grpc.rpc import Context, Messages, Methods, Reception, framed  # noqa: E402
+from edge_runtime.transports.grpc.reception import Methods, Reception  # noqa: E402
+from edge_runtime.transports.grpc.rpc import Context, framed  # noqa: E402
+from edge_runtime.transports.grpc.stream_rpc import Messages  # noqa: E402
 from edge_runtime.transports.grpc.streams import InferStream  # noqa: E402
 
 EMPTY = framed(b"")
