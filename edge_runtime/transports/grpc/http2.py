@@ -5,16 +5,15 @@ peer may make the box hold is bounded: frames, header blocks, streams, and the w
 (section 5.3.2), pushes are not sent.
 """
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from edge_runtime.transports.grpc import frames
 from edge_runtime.transports.grpc.frames import ErrorCode, Http2Error
 from edge_runtime.transports.grpc.headers import MAX_BLOCK_BYTES, HeaderDecoder
+from edge_runtime.transports.grpc.http2_sending import STREAM_WINDOW, Sender, Stream
 
-# What a stream may send ahead, and the largest frame: large tensors come in few pieces.
-STREAM_WINDOW = 256 * 1024
+# The largest frame: large tensors come in few pieces.
 FRAME_BYTES = 64 * 1024
 # The connection's own window never holds anyone up: streams are bounded, and so is what all of them hold together.
 _CONNECTION_WINDOW = frames.MAX_WINDOW
@@ -29,38 +28,6 @@ _MAX_CHATTER = 10_000
 Head = TypeVar("Head")
 
 
-class Stream:
-    """One request and its answer. What comes is told by the methods that a subclass defines."""
-
-    __slots__ = ("connection", "id", "in_ended", "moved", "out_ended", "receive_window", "send_window", "unsent")
-
-    def __init__(self, connection: "Connection[Any]", stream_id: int) -> None:
-        self.connection = connection
-        self.id = stream_id
-        self.receive_window = STREAM_WINDOW
-        self.send_window = 0  # beyond the connection's `initial_send_window`
-        self.in_ended = self.out_ended = False
-        self.moved = 0  # bytes of bodies, both ways
-        # (frame type, payload, whether it is the last)
-        self.unsent: deque[tuple[int, bytes | memoryview, bool]] | None = None
-
-    def received(self, data: bytes, *, ended: bool) -> None:
-        """Bytes of the body; `ended`: they are the last."""
-        raise NotImplementedError
-
-    def closed(self) -> None:
-        """The answer is out, or nobody waits for it any more: the peer has reset the stream, or is gone."""
-
-    def check(self, now: float, stall_seconds: float) -> None:
-        """End it if its peer has kept the box waiting for too long; called every now and then."""
-
-    def hang_up(self, why: str) -> None:
-        """The box stops: end it, whatever it is at."""
-
-    def sent(self) -> None:
-        """Everything that was to be sent is with the transport."""
-
-
 class Accept(Protocol):
     """What makes a stream of a request's head; None refuses it, which the peer may try again."""
 
@@ -68,7 +35,7 @@ class Accept(Protocol):
         """Called for each request, before its body comes."""
 
 
-class Connection(Generic[Head]):
+class Connection(Sender, Generic[Head]):
     """Frames of one peer. `write` takes bytes that go out; `head` makes of a header list what `accept` takes.
 
     `receive` raises Http2Error where the peer breaks the protocol; whoever calls it ends the connection then.
@@ -81,7 +48,7 @@ class Connection(Generic[Head]):
         accept: Accept,
         max_streams: int,
     ) -> None:
-        self._write = write
+        super().__init__(write)
         self._accept = accept
         self._max_streams = max_streams
         self._decoder = HeaderDecoder(head)
@@ -90,15 +57,8 @@ class Connection(Generic[Head]):
         self._last_id = 0
         self._block: tuple[int, int, bytes] | None = None  # stream, flags and bytes of headers that go on
         self._receive_window = _CONNECTION_WINDOW
-        self._send_window = frames.DEFAULT_WINDOW
-        self._peer_frame_bytes = frames.DEFAULT_FRAME_BYTES
-        self._resets_ahead = 0
         self._chatter = 0
-        self._corked: list[bytes] | None = None
         self._more_room = False  # in the windows of all streams
-        self.initial_send_window = frames.DEFAULT_WINDOW
-        self.streams: dict[int, Stream] = {}
-        self.paused = False  # the transport has enough to write
         self.draining = False
 
     @property
@@ -116,8 +76,6 @@ class Connection(Generic[Head]):
         }
         more = frames.window_update(0, _CONNECTION_WINDOW - frames.DEFAULT_WINDOW)
         self._write(frames.settings(values) + more)
-
-    # What comes
 
     def receive(self, data: bytes, max_frames: int = frames.MAX_WINDOW) -> bool:
         """Take what the transport has read; answers to all of it go out in one write. Raises Http2Error.
@@ -339,112 +297,6 @@ class Connection(Generic[Head]):
         if self._room(stream) > frames.MAX_WINDOW:
             raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, f"the window of stream {stream_id} is beyond its limit")
         self._pump(stream)
-
-    # What goes
-
-    def _out(self, data: bytes) -> None:
-        if self._corked is None:
-            self._write(data)
-        else:
-            self._corked.append(data)
-
-    def _room(self, stream: Stream) -> int:
-        """The peer's window of a stream; it may be negative."""
-        return self.initial_send_window + stream.send_window
-
-    def refill(self, stream: Stream, size: int) -> None:
-        """The stream may send `size` bytes more: they have been taken."""
-        if size and not stream.in_ended and not stream.out_ended:
-            stream.receive_window += size
-            self._out(frames.window_update(stream.id, size))
-
-    def answer(self, stream: Stream, head: bytes, body: bytes, trailers: bytes) -> None:
-        """A whole answer: header block, body and the block after it, each encoded already."""
-        if stream.out_ended:
-            return
-        size, pack, stream_id = len(body), frames.HEAD.pack, stream.id
-        fits = size <= self._room(stream) and size <= self._send_window and size <= self._peer_frame_bytes
-        if not fits or stream.unsent or self.paused:
-            self.send(stream, frames.HEADERS, head)
-            self.send(stream, frames.DATA, body)
-            self.send(stream, frames.HEADERS, trailers, last=True)
-            return
-        self._send_window -= size
-        self._out(
-            b"".join(
-                (
-                    pack(0, len(head), frames.HEADERS, frames.END_HEADERS, stream_id),
-                    head,
-                    pack(size >> 16, size & 0xFFFF, frames.DATA, 0, stream_id),
-                    body,
-                    pack(0, len(trailers), frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream_id),
-                    trailers,
-                )
-            )
-        )
-        self._ended(stream)
-
-    def send(self, stream: Stream, kind: int, payload: bytes, *, last: bool = False) -> None:
-        """HEADERS or DATA of an answer, as soon as the peer's windows allow it; nothing comes after the last."""
-        if stream.out_ended or (stream.unsent and stream.unsent[-1][2]):
-            return
-        if stream.unsent is None:
-            stream.unsent = deque()
-        # A view: what is left of it is cut many times.
-        stream.unsent.append((kind, memoryview(payload) if kind == frames.DATA else payload, last))
-        self._pump(stream)
-
-    def pump(self) -> None:
-        """Send what may be sent now."""
-        for stream in tuple(self.streams.values()):
-            if stream.unsent:
-                self._pump(stream)
-
-    def _pump(self, stream: Stream) -> None:
-        unsent = stream.unsent
-        while unsent and not self.paused:
-            kind, payload, last = unsent[0]
-            if kind == frames.DATA:
-                room = min(self._room(stream), self._send_window, self._peer_frame_bytes)
-                if room <= 0 < len(payload):
-                    return
-                if len(payload) > room:
-                    unsent[0] = (kind, payload[room:], last)
-                    payload, last = payload[:room], False
-                else:
-                    unsent.popleft()
-                stream.send_window -= len(payload)
-                self._send_window -= len(payload)
-                stream.moved += len(payload)
-                self._out(frames.frame(kind, frames.END_STREAM if last else 0, stream.id, payload))
-            else:
-                unsent.popleft()
-                flags = frames.END_HEADERS | (frames.END_STREAM if last else 0)
-                self._out(frames.frame(kind, flags, stream.id, payload))
-            if last:
-                self._ended(stream)
-        if unsent is not None and not unsent:
-            stream.sent()
-
-    def _ended(self, stream: Stream) -> None:
-        """Our last frame is out: the rest of the peer's need not come (section 8.1)."""
-        stream.out_ended = True
-        self._resets_ahead = max(0, self._resets_ahead - 1)
-        if self.streams.pop(stream.id, None) is not None and not stream.in_ended:
-            self._out(frames.reset(stream.id, ErrorCode.NO_ERROR))
-        stream.closed()
-
-    @staticmethod
-    def _close(stream: Stream) -> None:
-        stream.out_ended = True
-        stream.unsent = None
-        stream.closed()
-
-    def cancel(self, stream: Stream) -> None:
-        """End a stream at once, answered or not."""
-        if self.streams.pop(stream.id, None) is not None:
-            self._out(frames.reset(stream.id, ErrorCode.CANCEL))
-            self._close(stream)
 
     def check(self, now: float, stall_seconds: float) -> None:
         """Look after the streams; to be called every now and then."""

@@ -8,7 +8,8 @@ from edge_runtime.errors import CallerError, Code
 from edge_runtime.transports.grpc import frames
 from edge_runtime.transports.grpc.bounds import Bounds
 from edge_runtime.transports.grpc.headers import literal
-from edge_runtime.transports.grpc.http2 import Connection, Stream
+from edge_runtime.transports.grpc.http2 import Connection
+from edge_runtime.transports.grpc.http2_sending import Stream
 from edge_runtime.transports.grpc.rpc import Head, Rpc, StatusError, Unary, UnaryRpc
 from edge_runtime.transports.grpc.stream_rpc import Streaming, StreamRpc
 

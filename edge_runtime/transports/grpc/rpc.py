@@ -15,7 +15,8 @@ from edge_runtime.system import trace_context
 from edge_runtime.transports.grpc import frames
 from edge_runtime.transports.grpc.bounds import Bounds
 from edge_runtime.transports.grpc.headers import literal
-from edge_runtime.transports.grpc.http2 import Connection, Stream
+from edge_runtime.transports.grpc.http2 import Connection
+from edge_runtime.transports.grpc.http2_sending import Stream
 from edge_runtime.transports.status import GRPC_STATUS
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from typing import Any
 from edge_runtime.inference.workers import ON_LOOP_BYTES
 from edge_runtime.transports.grpc import frames
 from edge_runtime.transports.grpc.bounds import Bounds
-from edge_runtime.transports.grpc.http2 import STREAM_WINDOW, Connection
+from edge_runtime.transports.grpc.http2 import Connection
+from edge_runtime.transports.grpc.http2_sending import STREAM_WINDOW
 from edge_runtime.transports.grpc.rpc import (
     GZIP_HEAD,
     HEAD,
