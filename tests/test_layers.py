@@ -13,6 +13,8 @@ from peers import ROOT
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("edge_runtime.contract",),
     ("edge_runtime.errors",),
+    ("edge_runtime.config_ranges",),
+    ("edge_runtime.config_engine", "edge_runtime.config_sensors"),
     ("edge_runtime.config", "edge_runtime.events", "edge_runtime.health", "edge_runtime.system"),
     ("edge_runtime.inference",),
     ("edge_runtime.sensors", "edge_runtime.deploy"),
