@@ -2,24 +2,19 @@
 
 import asyncio
 import errno
-import fcntl
-import glob
 import importlib
 import logging
-import os
 import platform
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime import __version__
-from edge_runtime.config import Config, DeviceConfig, TrustConfig
+from edge_runtime.config import Config
 from edge_runtime.contract import names
-from edge_runtime.contract.errors import ContractError
-from edge_runtime.deploy import catalog
+from edge_runtime.deploy import catalog, trusted_keys
 from edge_runtime.deploy.deployer import Deployer
 from edge_runtime.deploy.probe import Probe
 from edge_runtime.deploy.store import Store
@@ -27,7 +22,6 @@ from edge_runtime.deploy.trust import Policy
 from edge_runtime.deploy.tune_runs import TuneRuns
 from edge_runtime.deploy.tuner import Tuner
 from edge_runtime.deploy.uploads import Uploads
-from edge_runtime.errors import DeviceError
 from edge_runtime.events import EventBus, ModelsChanged
 from edge_runtime.health import Health, Report
 from edge_runtime.inference.loader import Loader
@@ -39,6 +33,7 @@ from edge_runtime.inference.service import InferenceService
 from edge_runtime.sensors.pipeline import Pipeline
 from edge_runtime.system import descriptors, state
 from edge_runtime.system.background import Background
+from edge_runtime.system.ownership import own_state
 from edge_runtime.system.systemd import Notifier
 from edge_runtime.transports.grpc import extra as grpc_extra
 from edge_runtime.transports.http.app import HttpApp
@@ -48,7 +43,6 @@ from edge_runtime.transports.http.server import HttpServer
 from edge_runtime.transports.otlp import extra as otlp_extra
 
 if TYPE_CHECKING:  # these are imported where they are used: the box is ready sooner, and what is off takes no memory
-    from edge_runtime.contract import signing
     from edge_runtime.transports.http.exposition import Family
     from edge_runtime.transports.http.management import Management
     from edge_runtime.transports.mdns import Advertiser
@@ -280,13 +274,13 @@ class Daemon:
 
     def _policy(self) -> Policy:
         """Whom to trust, read anew for each push: a key that was put into its folder counts from then on."""
-        return Policy(self._config.trust.require_signature, load_keys(self._config.trust, []))
+        return Policy(self._config.trust.require_signature, trusted_keys.load(self._config.trust, []))
 
     async def _check_trust(self) -> str | None:
         if not self._config.trust.require_signature:
             return None  # chosen by the operator; shown in status, not a fault
         problems: list[str] = []
-        await asyncio.to_thread(load_keys, self._config.trust, problems)
+        await asyncio.to_thread(trusted_keys.load, self._config.trust, problems)
         return "; ".join(problems) or None
 
     async def _check_background(self) -> str | None:
@@ -417,56 +411,9 @@ def _as_step(close: Callable[[], None]) -> Callable[[], Awaitable[None]]:
     return step
 
 
-def load_keys(config: TrustConfig, problems: list[str]) -> "tuple[signing.TrustedKey, ...]":
-    """The trusted keys that can be read; of the others `problems` says why (one bad file must not brick a box)."""
-    keys = []
-    for pattern in config.keys:
-        for path in sorted(glob.glob(pattern)):  # noqa: PTH207 - patterns are absolute, as the operator wrote them
-            from edge_runtime.contract import signing  # noqa: PLC0415 - cryptography takes memory: only where a key is
-
-            try:
-                keys.append(signing.load_public(Path(path)))
-            except ContractError as error:
-                problems.append(str(error))
-    if not keys and config.require_signature:
-        problems.append(
-            f"no trusted key in {', '.join(config.keys) or 'trust.keys'}: nothing can be pushed to this box"
-        )
-    return tuple(keys)
-
-
-class StateInUseError(DeviceError):
-    """Another process holds the state folder."""
-
-
-@contextmanager
-def own_state(config: DeviceConfig) -> Iterator[None]:
-    """Make the state folder and hold it: two daemons on one state would undo each other's work.
-
-    Raises:
-        DeviceError: it cannot be written; StateInUseError: another daemon has it.
-    """
-    folder = Path(config.state_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise DeviceError(
-            f"cannot write to {folder}: {error.strerror}; set device.state_dir to a folder of yours"
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise StateInUseError(f"another edge-runtime is using {folder}; stop it, or set device.state_dir") from error
-    else:
-        yield
-    finally:
-        os.close(descriptor)
-
-
 async def serve(config: Config, stop: asyncio.Event) -> None:
     """Run the daemon until `stop` is set. Raises EdgeError where it cannot start."""
     descriptors.raise_limit()
-    with own_state(config.device), Notifier() as notifier:
+    with own_state(Path(config.device.state_dir)), Notifier() as notifier:
         async with asyncio.TaskGroup() as tasks:
             await Daemon(config, notifier, tasks).run(stop)

@@ -116,13 +116,13 @@ def _first(group: BaseExceptionGroup[EdgeError]) -> EdgeError:
 
 
 def _check(config: Config, options: argparse.Namespace) -> int:
-    from edge_runtime import app  # noqa: PLC0415 - see _until_signal
+    from edge_runtime.deploy import trusted_keys  # noqa: PLC0415 - see _until_signal
     from edge_runtime.inference import engine  # noqa: PLC0415 - see _until_signal
     from edge_runtime.transports.grpc import extra as grpc_extra  # noqa: PLC0415 - see _until_signal
     from edge_runtime.transports.otlp import extra as otlp_extra  # noqa: PLC0415 - see _until_signal
 
     warnings: list[str] = []
-    keys = app.load_keys(config.trust, warnings)
+    keys = trusted_keys.load(config.trust, warnings)
     if not config.trust.require_signature:
         warnings = ["unsigned bundles are accepted: anyone who reaches the port can install any model"]
     grpc_on = config.grpc.enabled and grpc_extra.installed()

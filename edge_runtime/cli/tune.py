@@ -11,6 +11,7 @@ from typing import Any
 from edge_runtime.cli.table import render
 from edge_runtime.config import Config, HttpConfig, engine_for
 from edge_runtime.errors import DeviceError, EdgeError
+from edge_runtime.system.ownership import StateInUseError, own_state
 
 _EXIT_FAILED = 1
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - compared, not bound
@@ -20,12 +21,10 @@ Progress = Callable[[float], None]
 
 def run(config: Config, options: argparse.Namespace) -> int:
     """Ask the daemon where one runs; else measure here, so that the next daemon finds it. Returns the exit status."""
-    from edge_runtime import app  # noqa: PLC0415 - `--help` must not load the engine
-
     try:
-        with app.own_state(config.device):
+        with own_state(Path(config.device.state_dir)):
             results = _here(config, options)
-    except app.StateInUseError:
+    except StateInUseError:
         results = _ask_daemon(config, options)
     if options.json:
         print(json.dumps({"tuned": results}, indent=2))
