@@ -48,3 +48,9 @@ def test_every_extra_of_the_design_is_there() -> None:
     """Names that people type."""
     assert PROJECT["optional-dependencies"].keys() >= {"convert", "grpc", "tflite-runtime", "broker", "dev"}
     assert PROJECT["scripts"].keys() == {"edge-runtime", "edgectl", "edge-convert"}
+
+
+def test_every_test_file_has_a_name_of_its_own() -> None:
+    """Folders of tests are no packages: of two files of one name, pytest would import the first one twice."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
