@@ -14,14 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.contract import manifest as manifests
 from edge_runtime.contract import strict, tflite_metadata
-from edge_runtime.contract.tensors import NUMPY_NAMES, TensorSpec
+from edge_runtime.deploy.batch_proof import PROOF_ROWS, rows_differ
 from edge_runtime.deploy.probe_child import answer_pipe, check_golden, limit, load_golden
 from edge_runtime.deploy.tuning_job import Line, TuningJob
 from edge_runtime.errors import EdgeError
@@ -49,9 +45,6 @@ _SINGLE_RUNS = 50
 _FEW_RUNS = 5
 # Proofs (golden vectors, batches) may take this share of the time.
 _PROOF_SHARE = 0.25
-_PROOF_ROWS = 5
-# Rows of a batch against single runs: float kernels add in another order (1e-7 seen), integers must be equal.
-_ROW_NOISE = 1e-5
 _SESSIONS_BYTES = 768 * 1024 * 1024
 _MAX_WAITING = 100_000
 
@@ -246,7 +239,7 @@ class Contest:
             return crashed
         kernels = min(self._single_ms, key=self._single_ms.__getitem__)
         try:
-            return self._rows_differ(self._engine.open(Path(self._job.model), kernels, 1), inputs[0])
+            return rows_differ(self._engine.open(Path(self._job.model), kernels, 1), inputs[0])
         except EdgeError as error:
             return f"no batches: {error}"
 
@@ -263,25 +256,10 @@ class Contest:
             "the model has control flow": tflite_metadata.has_control_flow(model),
             "no kernels could be used": not self._single_ms,
             f"{quickest:.3g} ms for one sample is too slow to prove them within tune_seconds": (
-                4 * _PROOF_ROWS * quickest / 1000 > _PROOF_SHARE * self._seconds
+                4 * PROOF_ROWS * quickest / 1000 > _PROOF_SHARE * self._seconds
             ),
         }
         return next((reason for reason, holds in reasons.items() if holds), "")
-
-    def _rows_differ(self, session: Session, example: Tensors) -> str:
-        """Run different samples one by one, together, and one by one again; the rows must be the same."""
-        samples = _different_samples(session.inputs, example)
-        singles = [batches.rows(samples, i, i + 1) for i in range(_PROOF_ROWS)]
-        before = batches.join([session.run(single) for single in singles])
-        together = session.run(samples)
-        batches.check_rows(together, _PROOF_ROWS)
-        after = batches.join([session.run(single) for single in singles])
-        for name, expected in before.items():
-            for found in (together[name], after[name]):
-                worst = _difference(found, expected)
-                if not worst <= _row_noise(expected):
-                    return f"no batches: rows of {name!r} differ from those of single runs by up to {worst:.3g}"
-        return ""
 
     def _objection(self, setup: Setup) -> str:
         """Why it is not measured at all."""
@@ -369,41 +347,6 @@ def _quickest_runs(
             session.run(tensors)
             quickest[kernels] = min(quickest[kernels], (time.process_time() - started) * 1000)
     return quickest, runs
-
-
-def _different_samples(specs: Sequence[TensorSpec], example: Tensors) -> dict[str, NDArray[Any]]:
-    """Rows that differ from each other: a batch of equal rows would prove nothing. Floats have the example's spread."""
-    random = np.random.default_rng(0)
-    samples: dict[str, NDArray[Any]] = {}
-    for spec in specs:
-        shape, dtype = (_PROOF_ROWS, *spec.shape[1:]), np.dtype(NUMPY_NAMES[spec.datatype])
-        if dtype.kind == "f":
-            spread = float(np.std(example[spec.name])) or 1.0
-            samples[spec.name] = (random.normal(size=shape) * spread).astype(dtype)
-        elif dtype.kind == "b":
-            samples[spec.name] = random.integers(0, 2, shape).astype(dtype)
-        else:
-            low, high = int(np.min(example[spec.name])), int(np.max(example[spec.name]))
-            low, high = (low, high) if low < high else _range(dtype)
-            samples[spec.name] = random.integers(low, high, shape, dtype=dtype, endpoint=True)
-    return samples
-
-
-def _range(dtype: "np.dtype[Any]") -> tuple[int, int]:
-    """All of 8 bits; of wider integers, which may be indices, only 0 and 1."""
-    return (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) if dtype.itemsize == 1 else (0, 1)
-
-
-def _difference(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    if found.shape != expected.shape:
-        return float("inf")
-    return float(np.max(np.abs(found.astype(np.float64) - expected.astype(np.float64)), initial=0.0))
-
-
-def _row_noise(expected: NDArray[Any]) -> float:
-    if expected.dtype.kind != "f":
-        return 0.0
-    return _ROW_NOISE * max(1.0, float(np.max(np.abs(expected), initial=0.0)))
 
 
 def _fixed(job: TuningJob) -> tuple[str, ...]:
