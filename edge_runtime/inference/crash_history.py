@@ -41,4 +41,4 @@ class CrashHistory:
             if beyond < 0 or not self._times:
                 return 0.0
             pause = min(self._window, _FIRST_PAUSE_SECONDS * 2.0 ** min(beyond, 32))
-            return max(0.0, self._times[-1] + pause - now)
+            return min(pause, max(0.0, self._times[-1] + pause - now))  # sums of floats are not exact

@@ -199,8 +199,9 @@ def test_fifty_crashes_leave_nothing_behind(session: IsolatedSession) -> None:
     """No descriptor, no process, no memory that stays mapped; shared memory had no name to begin with."""
 
     def left() -> tuple[int, int, int]:
-        maps = Path("/proc/self/maps").read_text() + Path(f"/proc/{worker(session)}/maps").read_text()
-        assert "/dev/shm" not in maps
+        its_maps = Path(f"/proc/{worker(session)}/maps").read_text()
+        assert "/dev/shm" not in its_maps
+        maps = Path("/proc/self/maps").read_text() + its_maps
         return len(descriptors()), len(children()), maps.count("memfd:")
 
     session.run(PICTURE)
