@@ -14,8 +14,9 @@ demo: $(VENV)/.installed
 
 test: lint test-main test-tflite-runtime
 
+# COVERAGE=1 counts coverage, too, which takes a quarter longer: CI does.
 test-main: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
 # What daemons, probes and commands run in processes of their own counts here, too.
 coverage: $(VENV)/.installed
