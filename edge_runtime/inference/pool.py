@@ -1,11 +1,7 @@
 """A bounded pool of sessions: one call at a time in each, a bounded number of callers waiting."""
 
 import asyncio
-import contextlib
 import math
-import os
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,21 +20,9 @@ T = TypeVar("T")
 
 # Handing a call to a thread and back costs about this much; a faster model is quicker on the event loop itself.
 INLINE_BELOW_MS = 0.2
-# The event loop answers for every model: where all cores are busy with engines, it must not wait for its turn.
-_STEPS_BACK = 4
-
-
-def _step_back() -> None:
-    """Be nicer than the event loop's thread (Linux has a nice value for each thread; elsewhere nothing happens)."""
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        with contextlib.suppress(OSError):  # a sandbox may forbid it
-            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _STEPS_BACK))
-
-
 # Of all models: one is made only where none is idle, so that a box with many models does not keep some for each. There
 # are never more calls than sessions; the bound is for a box that has more of them than threads make sense.
-_THREADS = ThreadPoolExecutor(1024, thread_name_prefix="engine", initializer=_step_back)
+_THREADS = ThreadPoolExecutor(1024, thread_name_prefix="engine")
 
 
 class Pool:
