@@ -74,7 +74,7 @@ class Pool:
         call.queue_seconds = started - arrived
         work = self._begin(job, session)
         # The thread cannot be interrupted: the session comes back when it is done, whoever still waits for it.
-        work.add_done_callback(lambda done: self._release(session, done, started))
+        work.add_done_callback(lambda done: self._release(session, done))
         try:
             async with asyncio.timeout(seconds_left(deadline)):
                 result = await asyncio.shield(work)
@@ -83,10 +83,18 @@ class Pool:
         call.engine_seconds = time.perf_counter() - started
         return result
 
+    def _timed(self, job: Callable[[Session], T], handed_over: list[Session]) -> T:
+        """In the thread: how long the event loop takes to hear of the end says nothing about the model."""
+        session, started = handed_over.pop(), time.perf_counter()
+        try:
+            return job(session)
+        finally:
+            self.pace.note(time.perf_counter() - started)
+
     def _begin(self, job: Callable[[Session], T], session: Session) -> "asyncio.Future[T]":
         handed_over = [session]
         try:
-            return asyncio.get_running_loop().run_in_executor(_THREADS, lambda: job(handed_over.pop()))
+            return asyncio.get_running_loop().run_in_executor(_THREADS, self._timed, job, handed_over)
         except RuntimeError as error:
             # The executor has queued it all the same: a thread that comes to it later must find nothing.
             if handed_over:
@@ -120,8 +128,7 @@ class Pool:
         elif waiter.session.done() and not waiter.session.cancelled() and not waiter.session.exception():
             self._give_back(waiter.session.result())
 
-    def _release(self, session: Session, done: "asyncio.Future[Any]", started: float) -> None:
-        self.pace.note(time.perf_counter() - started)
+    def _release(self, session: Session, done: "asyncio.Future[Any]") -> None:
         if not done.cancelled():
             done.exception()  # fetched here, so that an abandoned call's error is not reported as lost
         self._give_back(session)
